@@ -1,0 +1,69 @@
+"""Checks of configuration fields: types, literals, signs, and the nearest valid word."""
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """' (did you mean X?)' for the closest of `words`, or nothing where none is close."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def positive(config: Any, section: str, *names: str) -> None:
+    """Require that the named fields, where given, are above zero."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value > 0, f"{section}.{name}={value} is not above 0")
+
+
+def check_fields(config: Any, section: str) -> None:
+    """Check every field of a frozen dataclass against its annotation; ints become floats where floats belong.
+
+    Raises:
+        ValueError: naming the field, its value and what it may be.
+    """
+    for name, hint in type_hints(type(config)).items():
+        path = f"{section}.{name}" if section else name
+        object.__setattr__(config, name, checked(getattr(config, name), hint, path))
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Resolved annotations of a dataclass, in field order."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def checked(value: Any, hint: Any, path: str) -> Any:
+    """`value` if it agrees with the annotation `hint`, as float where a whole number stands for one."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    (kind,) = (option for option in options if option is not type(None))
+    if typing.get_origin(kind) is typing.Literal:
+        words = typing.get_args(kind)
+        require(value in words, f"{path}={value} is not one of {', '.join(words)}{nearest(str(value), words)}")
+        return value
+    if kind is float and type(value) in (int, float):
+        require(math.isfinite(value), f"{path}={value} is not a finite number")
+        return float(value)
+    require(type(value) is kind, f"{path}={value!r} is not {_named(kind)}")
+    return value
+
+
+def _named(kind: type) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, f"a {kind.__name__}")

@@ -1,0 +1,38 @@
+"""Checkpoints of a pytree through Orbax: the only caller of that library."""
+
+import shutil
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+T = TypeVar("T")
+
+
+def save(folder: Path, name: str, tree: Any) -> None:
+    """Write `tree` to `folder/name`, durable when this returns, and delete every other checkpoint in `folder`.
+
+    Orbax writes to a temporary folder and renames it, so a process killed on the way leaves the old one intact.
+    """
+    path = folder.absolute() / name
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, tree, force=True)
+    for other in folder.iterdir():
+        if other.name != name:
+            shutil.rmtree(other)
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the complete checkpoints in a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and "orbax-checkpoint-tmp" not in path.name)
+
+
+def restore(folder: Path, name: str, like: T) -> T:
+    """The tree saved as `folder/name`, with the structure, dtypes and placement of `like` (arrays or shapes)."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.absolute() / name, abstract)

@@ -1,0 +1,96 @@
+"""Parameter counts, training FLOPs and a memory estimate in closed form; no JAX."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lab.config import ModelConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`embedding`: token and position embeddings and an untied readout; `non_embedding`: the rest, the N of laws."""
+
+    non_embedding: int
+    embedding: int
+
+    @property
+    def total(self) -> int:
+        return self.non_embedding + self.embedding
+
+
+def parameters(model: ModelConfig, length: int) -> Parameters:
+    """Counts of a resolved model.
+
+    With d width, a = heads * head_dim, g = kv_heads * head_dim, f mlp_width, c = 3 (swiglu) or 2 (gelu):
+    blocks hold `L (2 d a + 2 d g + c d f)` in matrices, plus gains and biases; embeddings `V d`, positions `T d`,
+    the readout `d V`.
+    """
+    d, depth, inner, kv, f = _widths(model)
+    assert model.vocab is not None and model.head_dim is not None
+    wide = 2 if model.mlp == "swiglu" else 1
+    norm = d + (d if model.bias and model.norm == "layernorm" else 0)
+    gains = 2 * norm + (2 * model.head_dim if model.qk_norm else 0)
+    biases = (inner + 2 * kv + d + wide * f + d) if model.bias else 0
+    final = norm if model.placement == "pre" else 0
+    embedding = model.vocab * d * (1 if model.tied else 2)
+    positions = length * d if model.position == "learned" else 0
+    return Parameters(
+        non_embedding=matrix_parameters(model) + depth * (gains + biases) + final,
+        embedding=embedding + positions,
+    )
+
+
+def matrix_parameters(model: ModelConfig) -> int:
+    """Entries of the blocks' matrices: `L (2 d a + 2 d g + c d f)`."""
+    d, depth, inner, kv, f = _widths(model)
+    return depth * (2 * d * inner + 2 * d * kv + (3 if model.mlp == "swiglu" else 2) * d * f)
+
+
+def training_flops_per_token(model: ModelConfig, length: int) -> float:
+    """`6 (N_matrices + d V) + 12 L T a`: forward and backward, attention counted over all T positions (not half)."""
+    d, depth, inner, _, _ = _widths(model)
+    assert model.vocab is not None
+    return 6.0 * (matrix_parameters(model) + d * model.vocab) + 12.0 * depth * length * inner
+
+
+def training_flops(config: RunConfig) -> float:
+    """FLOPs of a whole run, evaluation (a third of a training token each) included."""
+    per_token = training_flops_per_token(config.model, config.data.length)
+    return per_token * (training_tokens(config) + config.evaluation.sequences * config.data.length / 3)
+
+
+def training_tokens(config: RunConfig) -> int:
+    """D: tokens seen by a resolved run."""
+    assert config.schedule.steps is not None
+    return config.schedule.steps * config.data.tokens_per_step
+
+
+def memory_bytes(config: RunConfig, *, lanes: int, strategy: Literal["vmap", "map", "both"], group: int) -> int:
+    """Estimated peak: parameters, two moments and gradients of every lane, activations of the lanes run at once.
+
+    Activations kept for the backward pass are counted as `M (10 d + 3 a + 3 f) + 3 B H T^2` per layer and `3 M V` for
+    the readout, in the compute dtype; an estimate, labelled so where it is printed.
+    """
+    model = config.model
+    d, depth, inner, _, f = _widths(model)
+    assert model.vocab is not None and model.heads is not None
+    rows, length = config.data.tokens_per_step, config.data.length
+    state = parameters(model, length).total * 4 * (8 if config.dtype == "float64" else 4)
+    layer = rows * (10 * d + 3 * inner + 3 * f) + 3 * config.data.sequences * model.heads * length**2
+    width = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
+    activations = (depth * layer + 3 * rows * model.vocab) * width
+    at_once = {"vmap": lanes, "map": 1, "both": group}[strategy]
+    return lanes * state + at_once * activations
+
+
+def _widths(model: ModelConfig) -> tuple[int, int, int, int, int]:
+    """(width, depth, heads * head_dim, kv_heads * head_dim, mlp_width)."""
+    assert model.heads is not None and model.kv_heads is not None
+    assert model.head_dim is not None and model.mlp_width is not None
+    return (
+        model.width,
+        model.depth,
+        model.heads * model.head_dim,
+        model.kv_heads * model.head_dim,
+        model.mlp_width,
+    )

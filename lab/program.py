@@ -1,0 +1,313 @@
+"""Programs: the compiled train step of one static shape, and the K lanes that it trains at once.
+
+Letters: K lanes, S steps of a segment, U distinct data seeds, B sequences, T tokens, E validation sequences.
+A program's segment runs a traced number of steps out of S, so that segments of any length come from one executable and
+agree bitwise.  Everything that differs between runs of one shape is an argument: rates and decays [S, K], and the
+`Lane` with a leading K axis.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from lab.config import ModelConfig, RunConfig
+from lab.initializer import initial_params
+from lab.model import ROLES, Forward, abstract, leaves
+from lab.optimizer import Hyper, Params, optimizer, structure
+from lab.parametrization import scales
+from lab.role import row_of
+
+
+class Lane(NamedTuple):
+    """What one run brings to a program; stacked, every leaf has a leading K axis.
+
+    `active` is false for padding, `data` says which of the U data streams the lane reads.
+    """
+
+    seed: jax.Array
+    data: jax.Array
+    active: jax.Array
+    init_std: Params
+    forward: Params
+    attention: jax.Array
+    logits: jax.Array
+    hyper: Hyper
+
+
+class State(NamedTuple):
+    """A lane's training state; `diverged` is the first non-finite step or -1, after which the lane is frozen."""
+
+    params: Params
+    opt: Any
+    alive: jax.Array
+    diverged: jax.Array
+
+
+class Metrics(NamedTuple):
+    loss: jax.Array
+    grad_norm: jax.Array
+
+
+class Batches(NamedTuple):
+    """The batches of a segment: window starts [S, U, B] into device-resident `tokens`, or the windows themselves.
+
+    Exactly one of the pairs is used: (`tokens`, `starts`) for small corpora, gathered inside the compiled step;
+    `windows` [S, U, B, T+1] for large ones, fed from the host.
+    """
+
+    tokens: jax.Array | None
+    starts: jax.Array | None
+    windows: jax.Array | None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The static identity of a program: what decides its executable."""
+
+    model: ModelConfig
+    optimizer: str
+    dtype: Literal["float32", "bfloat16", "float64"]
+    sequences: int
+    length: int
+    lanes: int
+    strategy: Literal["vmap", "map", "both"]
+    group: int
+    segment: int
+    forward: Forward
+
+    @property
+    def param_dtype(self) -> Any:
+        """Master weights, optimizer state and hyperparameters: float64 for float64, else float32."""
+        return jnp.float64 if self.dtype == "float64" else jnp.float32
+
+
+class Program:
+    """Compiled functions of one shape.  Build it with `program(shape)`, which caches."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        with self.precision():
+            self._graphdef, self._variables = abstract(shape.model, shape.length)
+        self._shapes = {path: variable.shape for path, variable in self._variables.items()}
+        self._roles = {path: row_of(ROLES, path).role for path in self._shapes}
+        self._init = jax.jit(self._over_lanes(self._init_lane))
+        self._segment = jax.jit(self._segment_lanes, donate_argnums=(1,))
+        self._evaluate = jax.jit(self._evaluate_lanes)
+
+    def precision(self) -> Any:
+        """A context in which float64 programs see 64-bit numbers, and others do not."""
+        return jax.enable_x64(self.shape.dtype == "float64")
+
+    def lanes(self, configs: Sequence[RunConfig]) -> tuple[Lane, tuple[int, ...]]:
+        """(stacked Lane [K], data seeds [U]) of runs of this shape.
+
+        Places beyond the runs are filled with inactive copies of the last one.
+        """
+        seeds = tuple(sorted({config.seed_data for config in configs}))
+        rows = [_lane(config, data=seeds.index(config.seed_data)) for config in configs]
+        rows += [rows[-1]._replace(active=np.asarray(False))] * (self.shape.lanes - len(rows))
+
+        def stack(*values: np.ndarray) -> jax.Array:
+            array = np.stack(values)
+            return jnp.asarray(array, self.shape.param_dtype if array.dtype == np.float64 else array.dtype)
+
+        with self.precision():
+            return jax.tree.map(stack, *rows), seeds
+
+    def init(self, lane: Lane) -> State:
+        """Initial states [K]; a lane's values depend on its own seed and stds only."""
+        with self.precision():
+            return self._init(lane)
+
+    def segment(
+        self,
+        lane: Lane,
+        state: State,
+        batches: Batches,
+        lr: np.ndarray,
+        decay: np.ndarray,
+        *,
+        begin: int,
+        steps: int,
+    ) -> tuple[State, Metrics]:
+        """Train `steps` <= S updates from update `begin`; `state` is donated.  lr and decay are [steps, K] float64.
+
+        Metrics are [K, S], zero beyond `steps`.
+        """
+        with self.precision():
+            return self._segment(
+                lane, state, batches, self._padded(lr), self._padded(decay), np.int32(begin), np.int32(steps)
+            )
+
+    def evaluate(self, lane: Lane, state: State, windows: np.ndarray) -> np.ndarray:
+        """Mean loss of each validation window [E, T+1], nats per token, as [K, E]."""
+        rows, count = self.shape.sequences, windows.shape[0]
+        padded = np.pad(windows, ((0, -count % rows), (0, 0))).reshape(-1, rows, windows.shape[1])
+        with self.precision():
+            losses_KCB = np.asarray(self._evaluate(lane, state, jnp.asarray(padded)), np.float64)
+        return losses_KCB.reshape(losses_KCB.shape[0], -1)[:, :count]
+
+    def loss(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
+        """Cross-entropy of each sequence of one batch [B, T+1], nats per token, as [B].
+
+        Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the
+        master weights, before the cast to the compute dtype.
+        """
+        compute = jnp.dtype(self.shape.dtype)
+        scaled = {path: (value * lane.forward[path]).astype(compute) for path, value in params.items()}
+        model = nnx.merge(self._graphdef, self._nest(scaled))
+        logits_MV = model(
+            tokens[:, :-1].astype(jnp.int32),
+            attention_scale=lane.attention,
+            logit_scale=lane.logits,
+            forward=self.shape.forward,
+        )
+        target_M = tokens[:, 1:].reshape(-1).astype(jnp.int32)
+        picked_M = jnp.take_along_axis(logits_MV, target_M[:, None], axis=1)[:, 0]
+        nats_M = jax.nn.logsumexp(logits_MV, axis=-1) - picked_M
+        return jnp.mean(nats_M.reshape(tokens.shape[0], -1), axis=1)
+
+    def train_step(
+        self, lane: Lane, state: State, tokens: jax.Array, lr: jax.Array, decay: jax.Array, step: jax.Array
+    ) -> tuple[State, Metrics]:
+        """One update of one lane on one batch [B, T+1]; a lane that is or becomes non-finite keeps its state."""
+        loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, lane, tokens)))(state.params)
+        grad_norm = optax.tree.norm(grads)
+        chain = optimizer(self.shape.optimizer, lane.hyper, lr, decay)
+        updates, opt = chain.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        finite = state.alive & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        params, opt = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt), (state.params, state.opt)
+        )
+        diverged = jnp.where(state.alive & ~finite, step, state.diverged)
+        return State(params, opt, finite, diverged), Metrics(loss, grad_norm)
+
+    def _init_lane(self, lane: Lane) -> State:
+        key = jax.random.key(lane.seed, impl="threefry2x32")
+        params = initial_params(
+            key, self._shapes, self._roles, lane.init_std, self.shape.param_dtype
+        )
+        zero = jnp.zeros((), self.shape.param_dtype)
+        opt = optimizer(self.shape.optimizer, lane.hyper, zero, zero).init(params)
+        return State(params, opt, jnp.asarray(True), jnp.asarray(-1, jnp.int32))
+
+    def _segment_lanes(
+        self,
+        lane: Lane,
+        state: State,
+        batches: Batches,
+        lr: jax.Array,
+        decay: jax.Array,
+        begin: jax.Array,
+        steps: jax.Array,
+    ) -> tuple[State, Metrics]:
+        def one(lane: Lane, state: State, lr: jax.Array, decay: jax.Array) -> tuple[State, Metrics]:
+            return self._segment_lane(lane, state, batches, lr, decay, begin, steps)
+
+        return self._over_lanes(one)(lane, state, lr.T, decay.T)
+
+    def _segment_lane(
+        self,
+        lane: Lane,
+        state: State,
+        batches: Batches,
+        lr: jax.Array,
+        decay: jax.Array,
+        begin: jax.Array,
+        steps: jax.Array,
+    ) -> tuple[State, Metrics]:
+        def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+            state, metrics = carry
+            tokens = _batch(batches, i, lane.data, self.shape.length)
+            state, now = self.train_step(lane, state, tokens, lr[i], decay[i], begin + i)
+            return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, now)
+
+        blank = jnp.zeros((self.shape.segment,), self.shape.param_dtype)
+        if self.shape.strategy == "map":  # real control flow: padding and dead lanes cost nothing
+            steps = jnp.where(lane.active & state.alive, steps, 0)
+        return jax.lax.fori_loop(0, steps, body, (state, Metrics(blank, blank)))
+
+    def _evaluate_lanes(self, lane: Lane, state: State, windows: jax.Array) -> jax.Array:
+        def one(lane: Lane, params: Params) -> jax.Array:
+            return jax.lax.map(functools.partial(self.loss, params, lane), windows)
+
+        return self._over_lanes(one)(lane, state.params)
+
+    def _over_lanes(self, one: Any) -> Any:
+        """`one` over the leading K axis of all its arguments, by the shape's strategy."""
+        if self.shape.strategy == "vmap":
+            return jax.vmap(one)
+        group = self.shape.group if self.shape.strategy == "both" else None
+        return lambda *args: jax.lax.map(lambda packed: one(*packed), args, batch_size=group)
+
+    def _padded(self, values: np.ndarray) -> jax.Array:
+        rows = np.zeros((self.shape.segment, self.shape.lanes))
+        rows[: values.shape[0]] = values
+        return jnp.asarray(rows, self.shape.param_dtype)
+
+    def _nest(self, params: Params) -> Any:
+        return nnx.from_flat_state(
+            [(tuple(path.split("/")), self._variables[path].replace(value)) for path, value in params.items()]
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def program(shape: Shape) -> Program:
+    """The program of a shape; equal shapes share one, and therefore one executable."""
+    return Program(shape)
+
+
+def _lane(config: RunConfig, *, data: int) -> Any:
+    """One run's Lane as host float64 scalars."""
+    found, opt = scales(config, leaves(config)), config.optimizer
+    tree = lambda values: {path: np.float64(value) for path, value in values.items()}  # noqa: E731
+    return Lane(
+        seed=np.asarray(config.seed_init, np.uint32),
+        data=np.asarray(data, np.int32),
+        active=np.asarray(True),
+        init_std=tree(found.init_std),
+        forward=tree(found.forward),
+        attention=np.float64(found.attention),
+        logits=np.float64(found.logits),
+        hyper=Hyper(
+            beta1=np.float64(opt.beta1),
+            beta2=np.float64(opt.beta2),
+            momentum=np.float64(opt.momentum),
+            clip=np.float64(np.inf if opt.clip is None else opt.clip),
+            eps=tree({path: opt.eps * factor for path, factor in found.eps.items()}),
+            lr=tree(found.lr),
+            decay=tree(found.decay),
+        ),
+    )
+
+
+def shape_of(config: RunConfig, *, lanes: int, strategy: Any, group: int, segment: int, forward: Forward) -> Shape:
+    """The program that a resolved run belongs to."""
+    return Shape(
+        model=config.model,
+        optimizer=structure(config.optimizer),
+        dtype=config.dtype,
+        sequences=config.data.sequences,
+        length=config.data.length,
+        lanes=lanes,
+        strategy=strategy,
+        group=group,
+        segment=segment,
+        forward=forward,
+    )
+
+
+def _batch(batches: Batches, step: jax.Array, stream: jax.Array, length: int) -> jax.Array:
+    """Tokens [B, T+1] of one step of one data stream."""
+    if batches.windows is not None:
+        return batches.windows[step, stream]
+    assert batches.tokens is not None and batches.starts is not None
+    return batches.tokens[batches.starts[step, stream][:, None] + jnp.arange(length + 1)]

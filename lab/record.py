@@ -1,0 +1,95 @@
+"""Records: the immutable result of one run, schema 1."""
+
+import dataclasses
+import importlib.metadata
+import platform as host
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lab import count
+from lab.config import ExecConfig, RunConfig
+from lab.identity import run_id
+
+SCHEMA = 1
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lr-scaling-lab")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training one run came to; losses in nats per token, None where they are not finite.
+
+    `train_loss` is the mean of the last twentieth of the updates; `diverged_step` the first update whose loss or
+    gradient was not finite (the number of updates if only the validation loss is).
+    """
+
+    status: Literal["done", "diverged"]
+    validation_loss: float | None
+    validation_error: float | None
+    validation_tokens: int
+    train_loss: float | None
+    last_finite_loss: float | None
+    diverged_step: int | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and how a run was executed: recorded, never hashed."""
+
+    unit: str
+    lane: int
+    attempt: int
+    lanes: int
+    strategy: str
+    platform: str
+    device: str
+    devices: int
+    settings: ExecConfig
+    started: str
+    finished: str
+    seconds: float
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages whose change may change numbers."""
+    found = {"python": host.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def record(config: RunConfig, result: Result, provenance: Provenance) -> dict[str, Any]:
+    """Record v1 as plain JSON data: no Infinity, no NaN."""
+    parameters = count.parameters(config.model, config.data.length)
+    where = dataclasses.asdict(provenance)
+    times = {key: where.pop(key) for key in ("started", "finished", "seconds")}
+    attempt = where.pop("attempt")
+    return {
+        "run_id": run_id(config),
+        "schema": SCHEMA,
+        "config": dataclasses.asdict(config),
+        "exec": where | {"versions": versions()},
+        "corpus": config.data.fingerprint,
+        "parameters": {
+            "non_embedding": parameters.non_embedding,
+            "embedding": parameters.embedding,
+            "total": parameters.total,
+        },
+        "tokens": count.training_tokens(config),
+        "batch": {"sequences": config.data.sequences, "tokens": config.data.tokens_per_step},
+        "status": result.status,
+        "validation": {
+            "loss": result.validation_loss,
+            "standard_error": result.validation_error,
+            "tokens": result.validation_tokens,
+        },
+        "train_loss": result.train_loss,
+        "last_finite_loss": result.last_finite_loss,
+        "diverged_step": result.diverged_step,
+        "trunk_id": None,
+        "parent": None,
+        "attempt": attempt,
+        "times": times,
+    }

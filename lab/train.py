@@ -1,0 +1,223 @@
+"""Training: the runs of one unit, as lanes of one program, segment after segment.
+
+`prepare` builds a `Job`, `start` its first `Snapshot`, `train` yields one snapshot per segment, `finish` evaluates.  A
+snapshot is all that a resume needs, and a resumed job is bitwise equal to an uninterrupted one.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lab import batch, schedule
+from lab.config import RunConfig
+from lab.corpus import Corpus
+from lab.device import Execution
+from lab.program import Batches, Lane, Metrics, Program, State, program, shape_of
+from lab.record import Result
+
+# Token streams up to this size live on the device and are gathered inside the compiled step.
+DEVICE_BYTES = 256 << 20
+# A segment is as long as fits into about this time, so that a person sees progress and Ctrl-C is answered.
+SEGMENT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """The runs of one unit (at most K, all with the same number of steps) and what trains them."""
+
+    configs: tuple[RunConfig, ...]
+    program: Program
+    lane: Lane
+    feed: "Feed"
+    validation: np.ndarray
+    rates: np.ndarray
+    decays: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return self.rates.shape[0]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job after `step` updates; `loss` and `grad_norm` [updates, runs] are on the host.
+
+    The metrics of the newest segment stay on the device in `pending` until `settled` waits for them.  `state` is
+    donated to the next segment: use it before asking `train` for another snapshot.
+    """
+
+    step: int
+    state: State
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    pending: Metrics | None = None
+
+    def settled(self) -> "Snapshot":
+        """The same snapshot with every update's metrics on the host."""
+        if self.pending is None:
+            return self
+        runs, done = self.loss.shape[1], self.loss.shape[0]
+        loss, grad_norm = (
+            np.asarray(values, np.float64)[:runs, : self.step - done].T for values in self.pending
+        )
+        return Snapshot(
+            self.step,
+            self.state,
+            np.concatenate([self.loss, loss]),
+            np.concatenate([self.grad_norm, grad_norm]),
+        )
+
+
+def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) -> Job:
+    """Everything that training needs, built on the host; nothing is compiled yet.
+
+    Raises:
+        ValueError: the runs do not belong to one program, differ in length, or the corpus is too short.
+    """
+    shapes = {
+        shape_of(
+            config,
+            lanes=execution.lanes,
+            strategy=execution.strategy,
+            group=execution.group,
+            segment=execution.segment,
+            forward=execution.forward,
+        )
+        for config in configs
+    }
+    if len(shapes) != 1 or len({config.schedule.steps for config in configs}) != 1:
+        raise ValueError("the runs of a unit must share one program and one number of steps")
+    (shape,) = shapes
+    compiled = program(shape)
+    lane, seeds = compiled.lanes(configs)
+    first = configs[0]
+    data = first.data
+    starts = batch.validation_starts(corpus.validation.size, data.length, first.evaluation.sequences)
+    return Job(
+        configs=tuple(configs),
+        program=compiled,
+        lane=lane,
+        feed=Feed(corpus, seeds, sequences=data.sequences, length=data.length, segment=shape.segment),
+        validation=corpus.validation.windows(starts, data.length + 1),
+        rates=_columns([schedule.rates(config) for config in configs], shape.lanes),
+        decays=_columns([schedule.decays(config) for config in configs], shape.lanes),
+    )
+
+
+def start(job: Job) -> Snapshot:
+    """The job before its first update."""
+    empty = np.zeros((0, len(job.configs)))
+    return Snapshot(0, job.program.init(job.lane), empty, empty)
+
+
+def train(job: Job, snapshot: Snapshot) -> Iterator[Snapshot]:
+    """Train from a snapshot to the end, yielding one snapshot per segment.
+
+    Metrics are fetched one segment late, and the batches of the next segment are made while one runs.
+    """
+    limit = job.program.shape.segment
+    length = min(4, limit)
+    with ThreadPoolExecutor(1) as pool:
+        batches = pool.submit(job.feed.batches, snapshot.step)
+        while snapshot.step < job.steps:
+            begun = time.perf_counter()
+            begin, steps = snapshot.step, min(length, job.steps - snapshot.step)
+            end = begin + steps
+            state, metrics = job.program.segment(
+                job.lane,
+                snapshot.state,
+                batches.result(),
+                job.rates[begin:end],
+                job.decays[begin:end],
+                begin=begin,
+                steps=steps,
+            )
+            batches = pool.submit(job.feed.batches, min(end, job.steps))
+            before = snapshot.settled()
+            snapshot = Snapshot(end, state, before.loss, before.grad_norm, metrics)
+            yield snapshot
+            per_step = (time.perf_counter() - begun) / steps
+            length = int(np.clip(SEGMENT_SECONDS / per_step, 1, min(limit, 4 * length)))
+
+
+def finish(job: Job, snapshot: Snapshot) -> list[Result]:
+    """Validate every run of a trained job and judge whether it is done or diverged."""
+    snapshot = snapshot.settled()
+    windows = job.validation
+    losses_KE = job.program.evaluate(job.lane, snapshot.state, windows)
+    diverged_K = np.asarray(snapshot.state.diverged)
+    tokens = windows.shape[0] * (windows.shape[1] - 1)
+    return [
+        _result(snapshot.loss[:, k], losses_KE[k], int(diverged_K[k]), tokens) for k in range(len(job.configs))
+    ]
+
+
+class Feed:
+    """The batches of a job's segments: window starts into a corpus on the device, or the windows themselves."""
+
+    def __init__(
+        self, corpus: Corpus, seeds: Sequence[int], *, sequences: int, length: int, segment: int
+    ) -> None:
+        self._stream, self._seeds = corpus.train, tuple(seeds)
+        self._sequences, self._length, self._segment = sequences, length, segment
+        batch.window_count(self._stream.size, length)
+        small = self._stream.nbytes <= DEVICE_BYTES
+        self._tokens = _on_device(self._stream) if small else None
+
+    def batches(self, begin: int) -> Batches:
+        """Batches of the S updates from `begin`, whatever part of them is used."""
+        starts_SUB = np.stack(
+            [
+                batch.starts(
+                    seed,
+                    begin=begin,
+                    steps=self._segment,
+                    sequences=self._sequences,
+                    length=self._length,
+                    tokens=self._stream.size,
+                )
+                for seed in self._seeds
+            ],
+            axis=1,
+        )
+        if self._tokens is not None:
+            return Batches(self._tokens, jnp.asarray(starts_SUB.astype(np.int32)), None)
+        return Batches(None, None, jnp.asarray(self._stream.windows(starts_SUB, self._length + 1)))
+
+
+def smoothed(loss: np.ndarray) -> float:
+    """Mean of the last twentieth of a loss curve."""
+    return float(np.mean(loss[-max(1, loss.size // 20) :]))
+
+
+_device_tokens: dict[int, tuple[Any, jax.Array]] = {}
+
+
+def _on_device(stream: Any) -> jax.Array:
+    """The stream as one device array, uploaded once per stream."""
+    if id(stream) not in _device_tokens:
+        _device_tokens.clear()
+        _device_tokens[id(stream)] = (stream, jnp.asarray(stream.array()))
+    return _device_tokens[id(stream)][1]
+
+
+def _columns(per_run: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """[steps, width]; padding repeats the last run."""
+    return np.stack([*per_run, *[per_run[-1]] * (width - len(per_run))], axis=1)
+
+
+def _result(loss: np.ndarray, validation: np.ndarray, diverged: int, tokens: int) -> Result:
+    trained = loss if diverged < 0 else loss[:diverged]
+    finite = trained[np.isfinite(trained)]
+    last = float(finite[-1]) if finite.size else None
+    if diverged >= 0 or not np.isfinite(validation).all():
+        step = diverged if diverged >= 0 else loss.size
+        return Result("diverged", None, None, tokens, None, last, step)
+    error = float(validation.std(ddof=1) / np.sqrt(validation.size))
+    return Result("done", float(validation.mean()), error, tokens, smoothed(loss), last, None)
