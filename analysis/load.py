@@ -1,0 +1,99 @@
+"""Records of a store as a table, and the cells that they form."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lab import store
+
+SEED_AXES = ("seed", "seed_init", "seed_data")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's description and its runs.
+
+    `frame` has one row per planned run: `run_id`, `status` (done, diverged or pending), `loss`, `loss_error`,
+    `train_loss`, `diverged_step`, `params`, `tokens`, and every configuration field under its dotted name.
+    """
+
+    sweep: dict[str, Any]
+    frame: pd.DataFrame
+    records: dict[str, dict[str, Any]]
+
+    @property
+    def cell_axes(self) -> tuple[str, ...]:
+        """Axes that tell cells apart: the sweep's, without the optimum's first axis and the seeds."""
+        return tuple(
+            name for name in self.sweep["axes"] if name != self.optimum_axis and name not in SEED_AXES
+        )
+
+    @property
+    def optimum_axis(self) -> str:
+        return self.sweep["optimum_axes"][0]
+
+    def cells(self) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+        """(axis values, rows) of each cell, in the order of the sweep."""
+        axes = list(self.cell_axes)
+        if not axes:
+            yield {}, self.frame
+            return
+        for values, rows in self.frame.groupby(axes, sort=False, dropna=False):
+            yield dict(zip(axes, values, strict=True)), rows
+
+
+def load(root: Path) -> Results:
+    """Read a store, finished or not.
+
+    Raises:
+        ValueError: the folder is not a store, or a record is damaged.
+    """
+    sweep, records = store.read_sweep(root), store.read_records(root)
+    rows = [_row(run_id, point, records.get(run_id)) for run_id, point in sweep["runs"].items()]
+    return Results(sweep, pd.DataFrame(rows), records)
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def axis_label(name: str) -> str:
+    """The short name of an axis in tables and JSON: `width`, `depth`, `lr`, `parametrization`."""
+    return "parametrization" if name == "parametrization.name" else name.rsplit(".", 1)[-1]
+
+
+def describe(values: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
+    """A cell in a few words: `mup, width 64`."""
+    words = [
+        str(values[name]) if isinstance(values[name], str) else f"{axis_label(name)} {values[name]}"
+        for name in (axes if axes is not None else values)
+    ]
+    return ", ".join(words) or "all runs"
+
+
+def _row(run_id: str, point: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
+    if record is None:
+        return {"run_id": run_id, "status": "pending", "loss": None, **point}
+    return {
+        "run_id": run_id,
+        "status": record["status"],
+        "loss": record["validation"]["loss"],
+        "loss_error": record["validation"]["standard_error"],
+        "train_loss": record["train_loss"],
+        "diverged_step": record["diverged_step"],
+        "params": record["parameters"]["non_embedding"],
+        "tokens": record["tokens"],
+        "seconds": record["times"]["seconds"],
+        **flattened(record["config"]),
+        **{name: value for name, value in point.items() if name in SEED_AXES},
+    }

@@ -1,0 +1,225 @@
+"""The optimum of a cell: a local quadratic in log learning rate, with an interval and a quality label.
+
+Let x = ln lr and y the loss averaged over seeds.  Runs that diverged, in fact or by their loss, are shown and never
+fitted.  The window holds the points with `y <= y_min + max(0.02 y_min, 4 s)` next to the lowest one on both sides, at
+least three; there `y = a + b (x - c) + k/2 (x - c)^2` by least squares, the optimum is `x* = c - b/k`.
+
+The interval is Fieller's for the ratio b/k (Fieller 1954; the delta method fails where k is uncertain), from a noise
+variance `s^2 / seeds + misfit^2`, widened in quadrature by the bias that a parabola has on a curve with a steeper right
+side: 0.17 octave for grids of one octave, in proportion to the spacing (measured on published curves).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
+
+# Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
+FALLBACK_SEED_SD = 0.004
+BIAS_PER_OCTAVE = 0.17
+CONFIDENCE = 0.95
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of the loss between seeds, and where it comes from."""
+
+    sd: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The minimising learning rate of a cell; None where there is none to give.
+
+    `low` and `high` bound it at 95 % (None: unbounded); `loss` is the fitted minimum, `curvature` k in nats per squared
+    natural log, `stable` the largest rate that did not diverge; `next_rates` are worth running next.
+    """
+
+    lr: float | None
+    low: float | None
+    high: float | None
+    loss: float | None
+    quality: Quality
+    curvature: float | None
+    asymmetry: float | None
+    best_lr: float | None
+    stable: float | None
+    seeds: int
+    points: int
+    diverged: int
+    next_rates: tuple[float, ...]
+
+
+def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """A cell's points: one row per learning rate with `lr`, `loss` (mean over seeds), `seeds` and `diverged`.
+
+    A point is diverged if any of its runs is not finite, or if its loss, at a rate above the best one, exceeds the
+    best by max(0.3, 10 %).  Low rates are undertrained, not diverged, whatever their loss.
+    """
+    grouped = rows[rows["status"] != "pending"].groupby(axis)
+    points = pd.DataFrame(
+        {
+            "lr": grouped[axis].first(),
+            "loss": grouped["loss"].mean(),
+            "seeds": grouped["loss"].count(),
+            "diverged": grouped["status"].agg(lambda status: bool((status == "diverged").any())),
+        }
+    ).reset_index(drop=True)
+    points.loc[points["diverged"], "loss"] = np.nan
+    if points["loss"].notna().any():
+        best = int(np.nanargmin(points["loss"].to_numpy(float)))
+        limit = points["loss"][best] + max(0.3, 0.1 * points["loss"][best])
+        points["diverged"] |= (points.index > best) & (points["loss"] > limit)
+    return points
+
+
+def pooled_noise(cells: list[tuple[pd.DataFrame, str]]) -> Noise:
+    """Seed standard deviation pooled over the replicated points near each cell's minimum.
+
+    Points within 10 % of their cell's best loss count: far from it, seeds differ for other reasons.
+    """
+    squares, freedom = 0.0, 0
+    for rows, axis in cells:
+        done = rows[rows["status"] == "done"]
+        if done.empty:
+            continue
+        near = done.groupby(axis).filter(lambda group: group["loss"].mean() <= 1.1 * done["loss"].min())
+        for _, group in near.groupby(axis):
+            if len(group) > 1:
+                squares += float(((group["loss"] - group["loss"].mean()) ** 2).sum())
+                freedom += len(group) - 1
+    if freedom == 0:
+        return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates")
+    sd = math.sqrt(squares / freedom)
+    return Noise(sd, f"seed SD {sd:.4f} nat, pooled over {freedom} degrees of freedom")
+
+
+def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
+    """The optimum of one curve (`curve`'s columns)."""
+    fitted = points[~points["diverged"] & points["loss"].notna()].reset_index(drop=True)
+    diverged = int(points["diverged"].sum())
+    if fitted.empty:
+        return _without("too-few", points, fitted, diverged)
+    x, y = np.log(fitted["lr"].to_numpy(float)), fitted["loss"].to_numpy(float)
+    best = int(y.argmin())
+    if len(fitted) < 3:
+        return _without("too-few", points, fitted, diverged)
+    if best == 0:
+        return _without("edge-low", points, fitted, diverged)
+    if best == len(fitted) - 1:
+        beyond = points["lr"] > fitted["lr"].iloc[best]
+        return _without("too-few" if beyond.any() else "edge-high", points, fitted, diverged)
+    left, right = _window(y, best, noise.sd)
+    x, y, seeds = x[left:right], y[left:right], fitted["seeds"].to_numpy(float)[left:right]
+    centre = x.mean()
+    design = np.stack([np.ones_like(x), x - centre, 0.5 * (x - centre) ** 2], axis=1)
+    weights = np.sqrt(seeds)
+    (a, b, k), *_ = np.linalg.lstsq(design * weights[:, None], y * weights, rcond=None)
+    misfit = _misfit(y - design @ np.array([a, b, k]), noise.sd)
+    information = (design / (noise.sd**2 / seeds + misfit**2)[:, None]).T @ design
+    covariance = np.linalg.inv(information)
+    spacing = float(np.median(np.diff(x))) / math.log(2)
+    vertex = -b / k if k > 0 else math.inf
+    if k**2 <= _Z**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
+        return _without("flat", points, fitted, diverged)
+    low, high = _fieller(b, k, covariance[1:, 1:])
+    bias = BIAS_PER_OCTAVE * spacing * math.log(2)
+    low = vertex - math.hypot(vertex - low, _Z * bias)
+    high = vertex + math.hypot(high - vertex, _Z * bias)
+    return Optimum(
+        lr=math.exp(vertex + centre),
+        low=math.exp(low + centre),
+        high=math.exp(high + centre),
+        loss=float(a + b * vertex + 0.5 * k * vertex**2),
+        quality="interior",
+        curvature=float(k),
+        asymmetry=_cubic(x - centre, y) if len(x) >= 5 else None,
+        best_lr=float(fitted["lr"][best]),
+        stable=float(fitted["lr"].iloc[-1]),
+        seeds=int(fitted["seeds"][best]),
+        points=len(x),
+        diverged=diverged,
+        next_rates=_between(float(np.exp(vertex + centre)), float(np.exp(x[1] - x[0]))),
+    )
+
+
+def _window(y: np.ndarray, best: int, sd: float) -> tuple[int, int]:
+    """[left, right) around the lowest point: contiguous, both neighbours always inside."""
+    limit = y[best] + max(0.02 * y[best], 4 * sd)
+    left, right = best - 1, best + 2
+    while left > 0 and y[left - 1] <= limit:
+        left -= 1
+    while right < len(y) and y[right] <= limit:
+        right += 1
+    return left, right
+
+
+def _misfit(residuals: np.ndarray, sd: float) -> float:
+    """Root of the residual variance beyond the noise, 0 where three points leave none to see."""
+    freedom = len(residuals) - 3
+    if freedom < 1:
+        return 0.0
+    return math.sqrt(max(0.0, float(residuals @ residuals) / freedom - sd**2))
+
+
+def _fieller(b: float, k: float, covariance: np.ndarray) -> tuple[float, float]:
+    """95 % limits of -b/k: the roots of `(k^2 - z^2 v_kk) r^2 - 2 (b k - z^2 v_bk) r + b^2 - z^2 v_bb`, r = b/k.
+
+    The caller has checked that the interval of k excludes 0, so the roots are real and bound the ratio.
+    """
+    z2 = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) ** 2
+    p = k**2 - z2 * covariance[1, 1]
+    q = b * k - z2 * covariance[0, 1]
+    r = b**2 - z2 * covariance[0, 0]
+    root = math.sqrt(max(0.0, q**2 - p * r))
+    return -(q + root) / p, -(q - root) / p
+
+
+def _cubic(x: np.ndarray, y: np.ndarray) -> float:
+    """Third-order coefficient of a cubic through the window: above 0 the right side is steeper."""
+    return float(np.polynomial.polynomial.polyfit(x, y, 3)[3])
+
+
+def _between(lr: float, ratio: float) -> tuple[float, ...]:
+    """Rates half a step on either side of an optimum."""
+    return (lr / math.sqrt(ratio), lr * math.sqrt(ratio))
+
+
+def _without(quality: Quality, points: pd.DataFrame, fitted: pd.DataFrame, diverged: int) -> Optimum:
+    """An optimum that the data do not give, with the best rate seen and the rates to try next."""
+    if fitted.empty:
+        lowest = float(points["lr"].min()) if len(points) else None
+        tries = (lowest / 4, lowest / 2) if lowest else ()
+        return Optimum(None, None, None, None, quality, None, None, None, None, 0, 0, diverged, tries)
+    best = int(fitted["loss"].to_numpy(float).argmin())
+    lr = float(fitted["lr"][best])
+    ratio = float(points["lr"].iloc[1] / points["lr"].iloc[0]) if len(points) > 1 else 2.0
+    tries = {
+        "edge-low": (lr / ratio**2, lr / ratio),
+        "edge-high": (lr * ratio, lr * ratio**2),
+        "flat": (lr / ratio**2, lr * ratio**2),
+        "too-few": (lr / ratio if best == 0 else lr / 2, lr * math.sqrt(2)),
+        "interior": (),
+    }[quality]
+    return Optimum(
+        lr=None,
+        low=None,
+        high=None,
+        loss=float(fitted["loss"][best]),
+        quality=quality,
+        curvature=None,
+        asymmetry=None,
+        best_lr=lr,
+        stable=float(fitted["lr"].iloc[-1]),
+        seeds=int(fitted["seeds"][best]),
+        points=len(fitted),
+        diverged=diverged,
+        next_rates=tries,
+    )

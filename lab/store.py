@@ -1,0 +1,139 @@
+"""The result store: a folder of plain files.
+
+    DIR/sweep.json                           what the sweep asks, its axes, its runs
+    DIR/runs/<run_id>/config.json            the resolved configuration
+    DIR/runs/<run_id>/record.json            the result: written once, never changed
+    DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
+    DIR/runs/<run_id>/probes/                results of probes, each a record of its own
+    DIR/units/<unit_id>/claims/              one file per attempt to run a unit
+    DIR/units/<unit_id>/checkpoints/         resume points, and the final state
+    DIR/report/                              what `lrlab report` writes
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab.check import require
+
+
+def run_folder(root: Path, run_id: str) -> Path:
+    return root / "runs" / run_id
+
+
+def unit_folder(root: Path, unit_id: str) -> Path:
+    return root / "units" / unit_id
+
+
+def create_exclusive(path: Path, data: bytes) -> bool:
+    """Write a file that did not exist; False if it does, which is then left as it is.
+
+    The bytes are complete and on disk before the name appears (temporary file, fsync, link, fsync of the folder).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    finally:
+        os.unlink(temporary)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write or replace a file; a reader sees the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_record(root: Path, record: dict[str, Any]) -> bool:
+    """Store a run's record and configuration; False where another writer was first."""
+    folder = run_folder(root, record["run_id"])
+    create_exclusive(folder / "config.json", pretty(record["config"]))
+    return create_exclusive(folder / "record.json", pretty(record))
+
+
+def read_records(root: Path) -> dict[str, dict[str, Any]]:
+    """Every finished run's record, by run_id.
+
+    Raises:
+        ValueError: a record that is not readable JSON; the file and the remedy are named.
+    """
+    found = {}
+    for path in sorted((root / "runs").glob("*/record.json")):
+        found[path.parent.name] = read_json(path, "delete it and run the sweep again to get it back")
+    return found
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: it is not one; the remedy is named.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}): {remedy}") from None
+    require(isinstance(value, dict), f"{path} does not hold a JSON object: {remedy}")
+    return value
+
+
+def read_sweep(root: Path) -> dict[str, Any]:
+    """`sweep.json` of a store.
+
+    Raises:
+        ValueError: the folder is not a store.
+    """
+    path = root / "sweep.json"
+    require(path.is_file(), f"{root} holds no sweep (no sweep.json): give the folder of lrlab sweep --out")
+    return read_json(path, "run lrlab sweep with the same --out to write it again")
+
+
+def pretty(value: dict[str, Any]) -> bytes:
+    """Readable JSON; non-finite numbers are refused."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a store for one launcher on this machine.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{root} is in use by process {file.read().strip()}: wait for it, or use another --out"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,168 @@
+"""A sweep: a named, finite set of runs that answers one question, and the combinators that write one down.
+
+Points are plain lists of `{dotted name: value}`; `product`, `zipped` and `chain` combine them like the functions of the
+same names in itertools.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lab import batch, corpus
+from lab.check import require
+from lab.config import ALTERNATIVES, ExecConfig, RunConfig
+from lab.identity import paths, run_id
+from lab.override import ALIASES, apply, unknown
+
+Point = dict[str, Any]
+SEEDS = ("seed_init", "seed_data")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A question, what it costs, the picture to expect, and its runs.
+
+    `optimum_axes` are the dotted names whose optimum is sought; a cell is what remains after removing them and the
+    seeds.  Iterating yields the run configurations, unresolved.
+    """
+
+    name: str
+    question: str
+    cost: str
+    expected: str
+    base: RunConfig
+    points: tuple[Point, ...]
+    optimum_axes: tuple[str, ...] = ("optimizer.lr",)
+    execution: ExecConfig = field(default_factory=ExecConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", tuple(self.points))
+        require(len(self.points) > 0, f"sweep {self.name} has no runs: give it at least one point")
+        known = paths(RunConfig)
+        for name in (*self.optimum_axes, *{name for point in self.points for name in point}):
+            require(name in known or name in ALIASES, f"sweep {self.name}: {unknown(name, known)}")
+
+    def __iter__(self) -> Iterator[RunConfig]:
+        for point in self.points:
+            yield apply(self.base, point)
+
+
+def axis(name: str, *values: Any) -> list[Point]:
+    """The points of one axis."""
+    return [{name: value} for value in values]
+
+
+def product(*axes: Sequence[Point]) -> list[Point]:
+    """Every combination of the axes' points; the last axis varies fastest.
+
+    Raises:
+        ValueError: two axes set the same name.
+    """
+    return [_merged(points) for points in itertools.product(*axes)]
+
+
+def zipped(*axes: Sequence[Point]) -> list[Point]:
+    """The axes' points taken together, one from each.
+
+    Raises:
+        ValueError: the axes differ in length, or set the same name.
+    """
+    lengths = [len(points) for points in axes]
+    require(len(set(lengths)) <= 1, f"zipped axes have lengths {lengths}: make them equal")
+    return [_merged(points) for points in zip(*axes, strict=True)]
+
+
+def chain(*parts: Sequence[Point]) -> list[Point]:
+    """The parts' points one after another; points that occur again are dropped."""
+    return unique([point for part in parts for point in part])
+
+
+def unique(points: Sequence[Point]) -> list[Point]:
+    """The points without repetitions, in order."""
+    return list({tuple(sorted(point.items(), key=lambda item: item[0])): point for point in points}.values())
+
+
+def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
+    """The sweep with axes or values replaced, as `--set NAME=V1,V2` asks for.
+
+    A name that the points set leaves them (points that then coincide become one) and takes its new values in every
+    combination with the rest; so do the names that say the same thing otherwise (`schedule.steps` for
+    `schedule.tokens`).  `exec.*` settings change how the sweep is executed.
+
+    Raises:
+        ValueError: an unknown name, or an execution setting with several values.
+    """
+    points = list(sweep.points)
+    execution = sweep.execution
+    for name, values in settings.items():
+        if name.startswith("exec."):
+            require(len(values) == 1, f"{name} takes one value, not {len(values)}")
+            execution = apply(execution, {name.removeprefix("exec."): values[0]})
+            continue
+        gone = {name, *ALIASES.get(name, ())} | {alias for alias, names in ALIASES.items() if name in names}
+        gone |= {other for group in ALTERNATIVES if name in group for other in group}
+        points = unique([{key: value for key, value in point.items() if key not in gone} for point in points])
+        points = product(points, axis(name, *values))
+    return dataclasses.replace(sweep, points=tuple(points), execution=execution)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved run and the point of the sweep that it stands at."""
+
+    run_id: str
+    config: RunConfig
+    point: Point
+
+
+def resolved(sweep: Sweep, *, smoke: bool = False) -> list[Run]:
+    """Every run of the sweep, resolved against its corpus; runs that coincide appear once.
+
+    With `smoke` each is cut to two steps and a small evaluation.
+
+    Raises:
+        ValueError: a run that contradicts itself or does not fit its corpus.
+    """
+    runs: dict[str, Run] = {}
+    for point, config in zip(sweep.points, sweep, strict=True):
+        text = corpus.load(config.data)
+        config = config.resolve(vocab=text.vocab, fingerprint=text.fingerprint)
+        check_fits(config, text)
+        config = _smoke(config) if smoke else config
+        runs.setdefault(run_id(config), Run(run_id(config), config, point))
+    return list(runs.values())
+
+
+def check_fits(config: RunConfig, text: corpus.Corpus) -> None:
+    """Require that the corpus holds a training window and the validation sequences.
+
+    Raises:
+        ValueError: naming the setting that does not fit.
+    """
+    batch.window_count(text.train.size, config.data.length)
+    batch.validation_starts(text.validation.size, config.data.length, config.evaluation.sequences)
+
+
+def _smoke(config: RunConfig) -> RunConfig:
+    schedule = config.schedule
+    return dataclasses.replace(
+        config,
+        schedule=dataclasses.replace(
+            schedule,
+            steps=2,
+            warmup_steps=min(1, schedule.warmup_steps or 0),
+            decay_steps=min(1, schedule.decay_steps or 0),
+        ),
+        evaluation=dataclasses.replace(config.evaluation, sequences=min(16, config.evaluation.sequences)),
+    )
+
+
+def _merged(points: Sequence[Point]) -> Point:
+    merged: Point = {}
+    for point in points:
+        for name in point:
+            require(name not in merged, f"{name} is set by two axes: keep one of them")
+        merged |= point
+    return merged

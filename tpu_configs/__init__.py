@@ -1,0 +1,1 @@
+"""Figures of devices, one TOML each: data, read through importlib.resources; never part of a run's identity."""
