@@ -1,5 +1,6 @@
 """Records of a store as a table, and the cells that they form."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Results:
     sweep: dict[str, Any]
     frame: pd.DataFrame
     records: dict[str, dict[str, Any]]
+    configs: dict[str, dict[str, Any]]
 
     @property
     def cell_axes(self) -> tuple[str, ...]:
@@ -52,8 +54,11 @@ def load(root: Path) -> Results:
         ValueError: the folder is not a store, or a record is damaged.
     """
     sweep, records = store.read_sweep(root), store.read_records(root)
-    rows = [_row(run_id, point, records.get(run_id)) for run_id, point in sweep["runs"].items()]
-    return Results(sweep, pd.DataFrame(rows), records)
+    configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
+    rows = [
+        _row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()
+    ]
+    return Results(sweep, pd.DataFrame(rows), records, configs)
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,19 +86,20 @@ def describe(values: Mapping[str, Any], axes: Sequence[str] | None = None) -> st
     return ", ".join(words) or "all runs"
 
 
-def _row(run_id: str, point: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
-    if record is None:
-        return {"run_id": run_id, "status": "pending", "loss": None, **point}
-    return {
-        "run_id": run_id,
-        "status": record["status"],
-        "loss": record["validation"]["loss"],
-        "loss_error": record["validation"]["standard_error"],
-        "train_loss": record["train_loss"],
-        "diverged_step": record["diverged_step"],
-        "params": record["parameters"]["non_embedding"],
-        "tokens": record["tokens"],
-        "seconds": record["times"]["seconds"],
-        **flattened(record["config"]),
-        **{name: value for name, value in point.items() if name in SEED_AXES},
-    }
+def _row(
+    run_id: str, point: Mapping[str, Any], config: Mapping[str, Any], record: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_id": run_id, "status": "pending", "loss": math.nan}
+    if record is not None:
+        validation = record["validation"]
+        row |= {
+            "status": record["status"],
+            "loss": math.nan if validation["loss"] is None else validation["loss"],
+            "loss_error": validation["standard_error"],
+            "train_loss": record["train_loss"],
+            "diverged_step": record["diverged_step"],
+            "params": record["parameters"]["non_embedding"],
+            "tokens": record["tokens"],
+            "seconds": record["times"]["seconds"],
+        }
+    return row | flattened(config) | dict(point)

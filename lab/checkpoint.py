@@ -36,3 +36,8 @@ def restore(folder: Path, name: str, like: T) -> T:
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder.absolute() / name, abstract)
+
+
+def clear(folder: Path) -> None:
+    """Delete every checkpoint in a folder."""
+    shutil.rmtree(folder, ignore_errors=True)

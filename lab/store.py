@@ -11,6 +11,7 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.check import require
+from lab.config import RunConfig
 
 
 def run_folder(root: Path, run_id: str) -> Path:
@@ -67,11 +69,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def write_config(root: Path, run_id: str, config: RunConfig) -> None:
+    """Store a planned run's configuration, once."""
+    path = run_folder(root, run_id) / "config.json"
+    if not path.exists():
+        create_exclusive(path, pretty(dataclasses.asdict(config)))
+
+
 def write_record(root: Path, record: dict[str, Any]) -> bool:
-    """Store a run's record and configuration; False where another writer was first."""
-    folder = run_folder(root, record["run_id"])
-    create_exclusive(folder / "config.json", pretty(record["config"]))
-    return create_exclusive(folder / "record.json", pretty(record))
+    """Store a run's record; False where another writer was first, whose record then stands."""
+    return create_exclusive(run_folder(root, record["run_id"]) / "record.json", pretty(record))
 
 
 def read_records(root: Path) -> dict[str, dict[str, Any]]:
@@ -84,6 +91,11 @@ def read_records(root: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((root / "runs").glob("*/record.json")):
         found[path.parent.name] = read_json(path, "delete it and run the sweep again to get it back")
     return found
+
+
+def read_config(root: Path, run_id: str) -> dict[str, Any]:
+    """A planned run's configuration."""
+    return read_json(run_folder(root, run_id) / "config.json", "run lrlab sweep with the same --out to write it again")
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

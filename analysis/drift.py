@@ -1,0 +1,133 @@
+"""Drift: how far the optimum moves along an axis, in octaves of the learning rate."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.load import Results, axis_label
+from analysis.optimum import Noise, Optimum, curve, find_optimum, pooled_noise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One loss-versus-learning-rate curve and its optimum."""
+
+    values: dict[str, Any]
+    points: Any
+    optimum: Optimum
+    pending: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """log2(lr* at the largest value) - log2(lr* at the smallest), with a 95 % interval; None where an end has none.
+
+    `group` holds the values of the other cell axes.
+    """
+
+    group: dict[str, Any]
+    axis: str
+    start: Any
+    end: Any
+    octaves: float | None
+    low: float | None
+    high: float | None
+
+
+def read_cells(results: Results) -> tuple[list[Cell], Noise]:
+    """Every cell of a sweep with its optimum, and the noise that the intervals rest on."""
+    parts = list(results.cells())
+    axis = results.optimum_axis
+    noise = pooled_noise([(rows, axis) for _, rows in parts])
+    cells = []
+    for values, rows in parts:
+        points = curve(rows, axis)
+        pending = int((rows["status"] == "pending").sum())
+        cells.append(Cell(values, points, find_optimum(points, noise), pending))
+    return cells, noise
+
+
+def drifts(cells: Sequence[Cell]) -> list[Drift]:
+    """The drift along every numeric cell axis, for each combination of the others."""
+    if not cells:
+        return []
+    found = []
+    for axis in cells[0].values:
+        if not all(_numeric(cell.values[axis]) for cell in cells):
+            continue
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault(tuple(_others(cell, axis).items()), []).append(cell)
+        for members in groups.values():
+            ordered = sorted(members, key=lambda cell: cell.values[axis])
+            if len(ordered) > 1:
+                found.append(_drift(ordered[0], ordered[-1], axis))
+    return found
+
+
+def summary(cells: Sequence[Cell], moved: Sequence[Drift], noise: Noise, optimum_axis: str) -> dict[str, Any]:
+    """The report as plain data: `cells`, `drift` and the noise source."""
+    return {
+        "optimum_axis": optimum_axis,
+        "noise": noise.source,
+        "cells": [_cell_json(cell) for cell in cells],
+        "drift": [_drift_json(drift) for drift in moved],
+    }
+
+
+def _drift(first: Cell, last: Cell, axis: str) -> Drift:
+    """Interval: the ends' half-widths added in quadrature, each side by itself (the ends' errors are independent)."""
+    a, b = first.optimum, last.optimum
+    ends = (a.lr, a.low, a.high, b.lr, b.low, b.high)
+    group, start, end = _others(first, axis), first.values[axis], last.values[axis]
+    if any(value is None for value in ends):
+        return Drift(group, axis, start, end, None, None, None)
+    a_lr, a_low, a_high, b_lr, b_low, b_high = (math.log2(value) for value in ends if value is not None)
+    octaves = b_lr - a_lr
+    low = octaves - math.hypot(b_lr - b_low, a_high - a_lr)
+    high = octaves + math.hypot(b_high - b_lr, a_lr - a_low)
+    return Drift(group, axis, start, end, octaves, low, high)
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    found = cell.optimum
+    return {
+        **_named(cell.values),
+        "lr_opt": found.lr,
+        "lr_low": found.low,
+        "lr_high": found.high,
+        "quality": found.quality,
+        "loss": found.loss,
+        "lr_best": found.best_lr,
+        "lr_stable": found.stable,
+        "seeds": found.seeds,
+        "points": found.points,
+        "diverged": found.diverged,
+        "pending": cell.pending,
+        "next": list(found.next_rates),
+    }
+
+
+def _drift_json(drift: Drift) -> dict[str, Any]:
+    return {
+        **_named(drift.group),
+        "axis": axis_label(drift.axis),
+        "from": drift.start,
+        "to": drift.end,
+        "octaves": drift.octaves,
+        "low": drift.low,
+        "high": drift.high,
+    }
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {axis_label(name): value for name, value in values.items()}
+
+
+def _others(cell: Cell, axis: str) -> dict[str, Any]:
+    return {name: value for name, value in cell.values.items() if name != axis}
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

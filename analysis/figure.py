@@ -1,0 +1,127 @@
+"""Figures: loss against learning rate with marked optima, and the optimum along an axis."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.drift import Cell
+from analysis.load import axis_label, describe
+
+# Sequential and colour-blind safe: a numeric axis reads as an order.
+_COLOURS = "viridis"
+
+
+def curves(cells: Sequence[Cell], optimum_axis: str) -> Figure:
+    """Loss against the learning rate: one panel per parametrization (or other named axis), a colour per size.
+
+    A ring and a bar mark a fitted optimum and its interval, a cross at the top a diverged point, an open triangle the
+    best run of a cell without an interior optimum.
+    """
+    panels = _panels(cells)
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    lowest, highest = _loss_range(cells)
+    for plot, (title, members) in zip(axes, panels.items(), strict=True):
+        for cell, colour in zip(members, _colours(len(members)), strict=True):
+            _curve(plot, cell, colour, highest)
+        plot.set_xscale("log", base=2)
+        plot.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
+        plot.set_title(title)
+        plot.set_xlabel(f"{axis_label(optimum_axis)} (log2 scale)")
+        plot.grid(alpha=0.3)
+        if plot.get_legend_handles_labels()[0]:
+            plot.legend(frameon=False)
+    axes[0].set_ylabel("validation loss (nats per token)")
+    return figure
+
+
+def optima(cells: Sequence[Cell], axis: str, optimum_axis: str) -> Figure:
+    """The optimum along one numeric axis with its intervals, a line per group."""
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    plot = figure.subplots()
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        others = {name: value for name, value in cell.values.items() if name != axis}
+        groups.setdefault(describe(others), []).append(cell)
+    for number, (label, members) in enumerate(groups.items()):
+        found = sorted(
+            (cell.values[axis], cell.optimum.lr, cell.optimum.low, cell.optimum.high)
+            for cell in members
+            if cell.optimum.lr is not None
+        )
+        if not found:
+            continue
+        x = [size * 1.02**number for size, *_ in found]  # coinciding points stay visible
+        lr = [value for _, value, _, _ in found]
+        below = [value - (low or 0) for _, value, low, _ in found]
+        above = [(high or value) - value for _, value, _, high in found]
+        plot.errorbar(x, lr, yerr=[below, above], marker="o", capsize=4, label=label)
+    plot.set_xscale("log", base=2)
+    plot.set_yscale("log", base=2)
+    ticks = sorted({cell.values[axis] for cell in cells})
+    plot.set_xticks(ticks, [str(tick) for tick in ticks])
+    plot.minorticks_off()
+    plot.set_xlabel(axis_label(axis))
+    plot.set_ylabel(f"optimum {axis_label(optimum_axis)} (95 % interval)")
+    plot.grid(alpha=0.3)
+    if plot.get_legend_handles_labels()[0]:
+        plot.legend(frameon=False)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG; the bytes depend on its content alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(paths[0], dpi=150, metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _curve(plot: Axes, cell: Cell, colour: Any, top: float) -> None:
+    points = cell.points
+    kept = points[points["loss"].notna() & ~points["diverged"]]
+    label = describe({name: value for name, value in cell.values.items() if not isinstance(value, str)})
+    plot.plot(kept["lr"], kept["loss"], marker=".", color=colour, label=label)
+    lost = points[points["diverged"]]
+    plot.plot(lost["lr"], [top] * len(lost), linestyle="none", marker="x", color=colour)
+    found = cell.optimum
+    if found.lr is not None and found.low is not None and found.high is not None:
+        error = [[found.lr - found.low], [found.high - found.lr]]
+        plot.errorbar(
+            [found.lr], [found.loss], xerr=error, marker="o", markersize=9, fillstyle="none", color=colour, capsize=4
+        )
+    elif found.best_lr is not None:
+        plot.plot([found.best_lr], [found.loss], marker="v", markersize=9, fillstyle="none", color=colour)
+
+
+def _panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    panels: dict[str, list[Cell]] = {}
+    for cell in cells:
+        named = {name: value for name, value in cell.values.items() if isinstance(value, str)}
+        panels.setdefault(describe(named), []).append(cell)
+    return panels
+
+
+def _loss_range(cells: Sequence[Cell]) -> tuple[float, float]:
+    """Lowest loss, and a top that shows the basin: a curve's far ends may lie above it."""
+    found = [
+        float(loss)
+        for cell in cells
+        for loss, lost in zip(cell.points["loss"], cell.points["diverged"], strict=True)
+        if not lost and math.isfinite(loss)
+    ]
+    if not found:
+        return 0.0, 1.0
+    return min(found), max(max(found), min(found) + 0.1)
+
+
+def _colours(count: int) -> list[Any]:
+    palette = matplotlib.colormaps[_COLOURS]
+    return [palette(0.85 * i / max(1, count - 1)) for i in range(count)]

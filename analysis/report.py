@@ -1,0 +1,176 @@
+"""The report of a sweep: figures, a JSON summary, a text table, and one self-contained HTML page."""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis import figure
+from analysis.drift import Cell, Drift, drifts, read_cells, summary
+from analysis.load import Results, axis_label, describe, load
+from analysis.optimum import Noise, Optimum
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; } pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 12px; }
+.note { color: #666; } .runs { font-size: 13px; }
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows."""
+
+    results: Results
+    cells: list[Cell]
+    drifts: list[Drift]
+    noise: Noise
+
+    def summary(self) -> dict[str, Any]:
+        return summary(self.cells, self.drifts, self.noise, self.results.optimum_axis)
+
+    def tables(self) -> tuple[tuple[list[str], list[list[str]]], tuple[list[str], list[list[str]]]]:
+        """((header, rows) of the optima, (header, rows) of the drifts), as text."""
+        axes = list(self.results.cell_axes)
+        header = [axis_label(name) for name in axes]
+        lr = axis_label(self.results.optimum_axis)
+        optima = [
+            [*(str(cell.values[name]) for name in axes), *_optimum_columns(cell.optimum, cell.pending)]
+            for cell in self.cells
+        ]
+        moved = [
+            [describe(d.group), f"{axis_label(d.axis)} {d.start} -> {d.end}", *_drift_columns(d)]
+            for d in self.drifts
+        ]
+        return (
+            ([*header, f"optimum {lr}", "95 % interval", "loss", "quality", "runs"], optima),
+            (["cells", "along", "drift (octaves)", "95 % interval"], moved),
+        )
+
+
+def read(root: Path) -> Report:
+    """The report of a store, finished or not.
+
+    Raises:
+        ValueError: the folder is not a store.
+    """
+    results = load(root)
+    cells, noise = read_cells(results)
+    return Report(results, cells, drifts(cells), noise)
+
+
+def write(root: Path) -> tuple[Report, Path]:
+    """Write `DIR/report/` (figures, `summary.json`, `report.html`) and give the page's path."""
+    report = read(root)
+    folder = root / "report"
+    pictures = [figure.save(figure.curves(report.cells, report.results.optimum_axis), folder, "curves")]
+    for axis in sorted({drift.axis for drift in report.drifts}):
+        drawn = figure.optima(report.cells, axis, report.results.optimum_axis)
+        pictures.append(figure.save(drawn, folder, f"optimum_vs_{axis_label(axis)}"))
+    (folder / "summary.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
+    page = folder / "report.html"
+    page.write_text(_page(report, [paths[0] for paths in pictures]))
+    return report, page
+
+
+def _optimum_columns(found: Optimum, pending: int) -> list[str]:
+    runs = f"{found.points} fitted" if found.lr else f"{found.points} usable"
+    runs += f", {found.diverged} diverged" if found.diverged else ""
+    runs += f", {pending} pending" if pending else ""
+    loss = "-" if found.loss is None else f"{found.loss:.4f}"
+    if found.lr is None or found.low is None or found.high is None:
+        best = "none" if found.best_lr is None else f"best run {power(found.best_lr)}"
+        return [best, "-", loss, found.quality, runs]
+    interval = f"{power(found.low)} .. {power(found.high)}"
+    return [f"{power(found.lr)} = {found.lr:.4g}", interval, loss, found.quality, runs]
+
+
+def _drift_columns(drift: Drift) -> list[str]:
+    if drift.octaves is None or drift.low is None or drift.high is None:
+        return ["-", "an end has no interior optimum"]
+    return [f"{drift.octaves:+.2f}", f"{drift.low:+.2f} .. {drift.high:+.2f}"]
+
+
+def power(lr: float) -> str:
+    """A learning rate as a power of two: `2^-6.42`."""
+    return f"2^{math.log2(lr):.2f}"
+
+
+def _page(report: Report, pictures: Sequence[Path]) -> str:
+    sweep, frame = report.results.sweep, report.results.frame
+    counts = frame["status"].value_counts().to_dict()
+    optima, moved = report.tables()
+    images = "\n".join(
+        f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
+        for path in pictures
+    )
+    body = [
+        f"<h1>{html.escape(sweep['name'])}</h1>",
+        f"<p><b>Question.</b> {html.escape(sweep['question'])}<br><b>Expected.</b> {html.escape(sweep['expected'])}"
+        f"<br><b>Runs.</b> {html.escape(', '.join(f'{n} {status}' for status, n in counts.items()))}</p>",
+        images,
+        "<h2>Optimum of each cell</h2>",
+        _table(*optima),
+        f'<p class="note">Local quadratic in log {html.escape(axis_label(report.results.optimum_axis))}; intervals '
+        f"from {html.escape(report.noise.source)}, and the bias of a parabola on this grid. Crosses in the figure are "
+        "diverged runs, shown and never fitted.</p>",
+        "<h2>Drift of the optimum</h2>" + _table(*moved) if report.drifts else "",
+        "<h2>Environment</h2>",
+        _pre(_environments(report.results.records)),
+        "<h2>Runs</h2>",
+        _runs(report.results),
+    ]
+    title = html.escape(sweep["name"])
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(word)}</th>" for word in header)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def _pre(value: Any) -> str:
+    return f"<pre>{html.escape(json.dumps(value, indent=1))}</pre>"
+
+
+def _environments(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distinct machines and versions behind the records."""
+    seen: dict[str, dict[str, Any]] = {}
+    for record in records.values():
+        where = {key: record["exec"][key] for key in ("platform", "device", "devices", "lanes", "strategy", "versions")}
+        seen[json.dumps(where, sort_keys=True)] = where
+    return list(seen.values())
+
+
+def _runs(results: Results) -> str:
+    """Every run: its place in the sweep, its loss, and its whole configuration folded away."""
+    axes = list(results.sweep["axes"])
+    lines = []
+    for run_id, point in results.sweep["runs"].items():
+        record = results.records.get(run_id)
+        values = [str(point.get(name, "")) for name in axes]
+        status = "pending" if record is None else record["status"]
+        loss = record["validation"]["loss"] if record else None
+        config = f"<details><summary>config</summary>{_pre(results.configs[run_id])}</details>"
+        cells = [run_id, *values, status, "-" if loss is None else f"{loss:.4f}"]
+        lines.append(
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{config}</td></tr>"
+        )
+    words = ["run", *map(axis_label, axes), "status", "loss", ""]
+    head = "".join(f"<th>{html.escape(word)}</th>" for word in words)
+    return f'<table class="runs"><tr>{head}</tr>{"".join(lines)}</table>'

@@ -1,0 +1,222 @@
+"""The command `lrlab`.  Each subcommand imports what it needs when it runs, so `--help` is instant."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lab.check import nearest, require
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line that names the value and the remedy."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"lrlab: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    commands = ("sweep", "report", "status", "export", "doctor")
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except ValueError as error:
+        print(f"lrlab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"lrlab: error: {error.filename} cannot be written: check its permissions", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lrlab", description="Which learning rate, batch size and schedule for a large run?")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
+    _sweep_parser(commands)
+    report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
+    report.add_argument("dir", metavar="DIR", type=Path)
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
+    report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    status = _command(commands, "status", _status, "how far a sweep is", "results/quickstart")
+    status.add_argument("dir", metavar="DIR", type=Path)
+    status.add_argument("--json", action="store_true", help="print as JSON")
+    export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
+    export.add_argument("dir", metavar="DIR", type=Path)
+    export.add_argument("--csv", metavar="FILE", type=Path, required=True)
+    doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+    return parser
+
+
+def _sweep_parser(commands: Any) -> None:
+    example = "quickstart --out results/wide --set model.width=64,128,256"
+    sweep = _command(commands, "sweep", _sweep, "train the runs of a sweep that have no record yet", example)
+    sweep.add_argument("sweep", metavar="NAME_OR_FILE.py", nargs="?", help="a bundled sweep, or a file with sweep()")
+    sweep.add_argument("--out", metavar="DIR", type=Path, help="where records go; run again to go on")
+    sweep.add_argument(
+        "--set",
+        metavar="NAME=V1,V2",
+        dest="settings",
+        action="append",
+        default=[],
+        help="replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only",
+    )
+    sweep.add_argument("--list", action="store_true", help="bundled sweeps: question, cost, expected picture")
+    sweep.add_argument("--dry-run", action="store_true", help="print programs, lanes, FLOPs, memory and time")
+    sweep.add_argument("--smoke", action="store_true", help="two steps of every run")
+    sweep.add_argument(
+        "--keep", choices=("final", "none"), help="final (the default) keeps trained parameters and optimizer state"
+    )
+
+
+def _command(commands: Any, name: str, run: Any, does: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=does,
+        description=does,
+        epilog=f"example: lrlab {name} {example}",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sweeps import catalog, launch
+    from sweeps.sweep import replaced
+
+    console = Console(soft_wrap=False)
+    if options.list:
+        for name in catalog.names():
+            found = catalog.load(name)
+            lines = (found.question, f"cost: {found.cost}", f"expected: {found.expected}")
+            print("\n  ".join((name, *lines)))
+        return 0
+    require(options.sweep is not None, "which sweep? Name one of lrlab sweep --list, or give a .py file")
+    require(
+        options.dry_run or options.out is not None,
+        "--out is missing: say where the records go, as in --out results/NAME",
+    )
+    require(
+        options.out is None or not options.out.exists() or options.out.is_dir(),
+        f"--out {options.out} is a file: give a folder",
+    )
+    settings = _settings(options.settings)
+    if options.keep:
+        settings["exec.keep"] = [options.keep]
+    _quiet()
+    sweep = replaced(catalog.load(options.sweep), settings)
+    if options.dry_run:
+        launch.dry_run(sweep, smoke=options.smoke, console=console)
+        return 0
+    root = options.out / "smoke" if options.smoke else options.out
+    return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=console)
+
+
+def _settings(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`--set` options as typed values by name."""
+    from lab import override
+    from lab.config import ExecConfig
+
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        require(bool(equals), f"--set {text} has no value: write --set NAME=VALUE")
+        require(name not in found, f"--set {name} is given twice: write all its values in one, as in {name}=1,2")
+        if name.startswith("exec."):
+            short = name.removeprefix("exec.")
+            found[name] = override.parse(short, values, ExecConfig)
+        else:
+            found[name] = override.parse(name, values)
+    return found
+
+
+def _report(options: argparse.Namespace) -> int:
+    from analysis import report
+    from sweeps.table import show
+
+    found, page = report.write(options.dir)
+    if options.json:
+        print(json.dumps(found.summary(), indent=1))
+    else:
+        show(found)
+        print(f"report: {page}")
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(page.absolute().as_uri())
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from analysis.load import describe, load
+
+    results = load(options.dir)
+    counts = results.frame["status"].value_counts().to_dict()
+    cells = [
+        {"cell": describe(values), **{str(k): int(v) for k, v in rows["status"].value_counts().items()}}
+        for values, rows in results.cells()
+    ]
+    if options.json:
+        print(json.dumps({"runs": counts, "cells": cells}, indent=1))
+        return 0
+    print(f"{results.sweep['name']}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for cell in cells:
+        print(f"  {cell.pop('cell')}: " + ", ".join(f"{n} {status}" for status, n in cell.items()))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from analysis.load import load
+
+    frame = load(options.dir).frame
+    require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
+    frame.to_csv(options.csv, index=False)
+    print(f"{len(frame)} runs in {options.csv}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sweeps import doctor
+
+    _quiet()
+    found = doctor.examine()
+    print(json.dumps(found, indent=1) if options.json else doctor.text(found))
+    return 0
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command line that goes on with this sweep."""
+    words = ["lrlab", "sweep", options.sweep, "--out", str(options.out)]
+    for text in options.settings:
+        words += ["--set", text]
+    words += ["--smoke"] if options.smoke else []
+    words += ["--keep", options.keep] if options.keep else []
+    return shlex.join(words)
+
+
+def _quiet() -> None:
+    """Libraries log through absl; a person wants our lines only."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    logging.set_stderrthreshold(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

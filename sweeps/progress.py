@@ -1,0 +1,146 @@
+"""Progress of a sweep on a terminal: a bar with the time left, and the best run of every cell so far."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from analysis.load import SEED_AXES, axis_label, describe
+from lab import count, train
+from lab.record import Result
+from sweeps.plan import Unit
+from sweeps.sweep import Run
+
+_QUIET_SECONDS = 15.0
+
+
+class Monitor:
+    """A `worker.Watcher` that draws.  On a terminal it redraws in place, elsewhere it prints a line now and then.
+
+    Work is counted in FLOPs; the time left follows from the pace of this launch, waiting for compiles included.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], done: Mapping[str, float | None], optimum_axis: str, console: Console
+    ) -> None:
+        self._console, self._axis = console, optimum_axis
+        self._runs = {run.run_id: run for run in runs}
+        self._finished = {run_id: loss for run_id, loss in done.items() if run_id in self._runs}
+        self._running: dict[str, float] = {}
+        self._work = {run.run_id: count.training_flops(run.config) for run in runs}
+        self._total = sum(self._work.values())
+        self._credit = sum(self._work[run_id] for run_id in self._finished)
+        self._partial = 0.0
+        self._base = self._credit
+        self._begun = self._printed = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("runs"),
+            MofNCompleteColumn(),
+            BarColumn(None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=len(runs), completed=len(self._finished), left="starting")
+        self._live = Live(self._draw(), console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Monitor":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def started(self, unit: Unit, step: int) -> None:
+        self._base += self._share(unit, step)  # resumed steps were not paid for by this launch
+        self._partial = self._share(unit, step)
+
+    def advanced(self, unit: Unit, snapshot: train.Snapshot) -> None:
+        self._partial = self._share(unit, snapshot.step)
+        if snapshot.loss.shape[0]:
+            losses = snapshot.loss[-max(1, snapshot.loss.shape[0] // 20) :].mean(axis=0)
+            self._running = {
+                run.run_id: float(loss) for run, loss in zip(unit.runs, losses, strict=True) if math.isfinite(loss)
+            }
+        self._refresh()
+
+    def finished(self, unit: Unit, results: Sequence[Result]) -> None:
+        self._partial, self._running = 0.0, {}
+        for run, result in zip(unit.runs, results, strict=True):
+            self._finished[run.run_id] = result.validation_loss
+            self._credit += self._work[run.run_id]
+        self._refresh()
+
+    def failed(self, unit: Unit, error: Exception) -> None:
+        self._partial, self._running = 0.0, {}
+        line = str(error).strip().splitlines() or [""]
+        self._console.print(f"unit {unit.unit_id} failed: {type(error).__name__}: {line[0]}", style="red")
+
+    def _share(self, unit: Unit, step: int) -> float:
+        total = sum(self._work[run.run_id] for run in unit.runs)
+        return total * step / (unit.runs[0].config.schedule.steps or 1)
+
+    def _left(self) -> str:
+        spent = time.perf_counter() - self._begun
+        done = self._credit + self._partial
+        if done <= self._base:
+            return "compiling"
+        return f"{clock(spent * (self._total - done) / (done - self._base))} left"
+
+    def _refresh(self) -> None:
+        percent = len(self._runs) * (self._credit + self._partial) / self._total
+        self._bar.update(self._task, completed=len(self._finished), left=self._left())
+        if self._console.is_terminal:
+            self._live.update(self._draw())
+        elif time.perf_counter() - self._printed > _QUIET_SECONDS:
+            self._printed = time.perf_counter()
+            share = 100 * percent / len(self._runs)
+            best = "; ".join(f"{cell} {lr}: {loss}" for cell, lr, loss in self._best())
+            self._console.print(
+                f"{len(self._finished)}/{len(self._runs)} runs, {share:.0f} %, {self._left()}; best {best}",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    def _draw(self) -> Group:
+        table = Table(box=None, header_style="dim")
+        for word in ("cell", f"best {axis_label(self._axis)}", "loss"):
+            table.add_column(word)
+        for row in self._best():
+            table.add_row(*row)
+        return Group(self._bar, table)
+
+    def _best(self) -> list[tuple[str, str, str]]:
+        """(cell, rate, loss) of the best run of each cell; a running one shows its smoothed training loss."""
+        best: dict[str, tuple[float, Run, bool]] = {}
+        for source, running in ((self._finished, False), (self._running, True)):
+            for run_id, loss in source.items():
+                run = self._runs.get(run_id)
+                if run is None or loss is None:
+                    continue
+                values = {k: v for k, v in run.point.items() if k != self._axis and k not in SEED_AXES}
+                cell = describe(values)
+                if cell not in best or (loss < best[cell][0] and running == best[cell][2]):
+                    best[cell] = (loss, run, running)
+        return [
+            (cell, _power(run, self._axis), f"{loss:.4f}{' (training)' if running else ''}")
+            for cell, (loss, run, running) in best.items()
+        ]
+
+
+def clock(seconds: float) -> str:
+    """`3:07`, or `1:02:07` from an hour on."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _power(run: Run, axis: str) -> str:
+    value = run.point.get(axis, run.config.optimizer.lr)
+    return f"2^{math.log2(value):g}" if isinstance(value, float) and value > 0 else str(value)
