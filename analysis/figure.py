@@ -92,12 +92,12 @@ def _curve(plot: Axes, cell: Cell, colour: Any, top: float) -> None:
     lost = points[points["diverged"]]
     plot.plot(lost["lr"], [top] * len(lost), linestyle="none", marker="x", color=colour)
     found = cell.optimum
-    if found.lr is not None and found.low is not None and found.high is not None:
+    if found.lr is not None and found.low is not None and found.high is not None and found.loss is not None:
         error = [[found.lr - found.low], [found.high - found.lr]]
         plot.errorbar(
             [found.lr], [found.loss], xerr=error, marker="o", markersize=9, fillstyle="none", color=colour, capsize=4
         )
-    elif found.best_lr is not None:
+    elif found.best_lr is not None and found.loss is not None:
         plot.plot([found.best_lr], [found.loss], marker="v", markersize=9, fillstyle="none", color=colour)
 
 

@@ -29,9 +29,7 @@ class Results:
     @property
     def cell_axes(self) -> tuple[str, ...]:
         """Axes that tell cells apart: the sweep's, without the optimum's first axis and the seeds."""
-        return tuple(
-            name for name in self.sweep["axes"] if name != self.optimum_axis and name not in SEED_AXES
-        )
+        return tuple(name for name in self.sweep["axes"] if name != self.optimum_axis and name not in SEED_AXES)
 
     @property
     def optimum_axis(self) -> str:
@@ -55,9 +53,7 @@ def load(root: Path) -> Results:
     """
     sweep, records = store.read_sweep(root), store.read_records(root)
     configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
-    rows = [
-        _row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()
-    ]
+    rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
     return Results(sweep, pd.DataFrame(rows), records, configs)
 
 

@@ -10,6 +10,7 @@ side: 0.17 octave for grids of one octave, in proportion to the spacing (measure
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,25 +81,35 @@ def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     return points
 
 
-def pooled_noise(cells: list[tuple[pd.DataFrame, str]]) -> Noise:
+def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
     """Seed standard deviation pooled over the replicated points near each cell's minimum.
 
-    Points within 10 % of their cell's best loss count: far from it, seeds differ for other reasons.
+    Where the same seeds run at every rate, each seed's mean over the cell is taken out first: it moves a whole curve
+    up or down and leaves its minimum where it is.  Points within 10 % of their cell's best loss count; far from it,
+    seeds differ for other reasons.
     """
-    squares, freedom = 0.0, 0
+    squares, freedom, paired = 0.0, 0, True
     for rows, axis in cells:
         done = rows[rows["status"] == "done"]
         if done.empty:
             continue
-        near = done.groupby(axis).filter(lambda group: group["loss"].mean() <= 1.1 * done["loss"].min())
-        for _, group in near.groupby(axis):
-            if len(group) > 1:
-                squares += float(((group["loss"] - group["loss"].mean()) ** 2).sum())
-                freedom += len(group) - 1
+        means = done.groupby(axis)["loss"].transform("mean")
+        near = done[means <= 1.1 * done["loss"].min()]
+        table = near.pivot_table(index=axis, columns=["seed_init", "seed_data"], values="loss").to_numpy(float)
+        residuals = table - np.nanmean(table, axis=1, keepdims=True)
+        rates, seeds = table.shape
+        if np.isfinite(table).all() and rates > 1:
+            residuals = residuals - residuals.mean(axis=0, keepdims=True)
+            freedom += (rates - 1) * (seeds - 1)
+        else:
+            paired = False
+            freedom += int(np.isfinite(table).sum()) - rates
+        squares += float(np.nansum(residuals**2))
     if freedom == 0:
         return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates")
-    sd = math.sqrt(squares / freedom)
-    return Noise(sd, f"seed SD {sd:.4f} nat, pooled over {freedom} degrees of freedom")
+    sd = max(math.sqrt(squares / freedom), 1e-6)
+    what = "seed SD (beyond each seed's mean)" if paired else "seed SD"
+    return Noise(sd, f"{what} {sd:.4f} nat, pooled over {freedom} degrees of freedom")
 
 
 def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:

@@ -47,8 +47,7 @@ class Report:
             for cell in self.cells
         ]
         moved = [
-            [describe(d.group), f"{axis_label(d.axis)} {d.start} -> {d.end}", *_drift_columns(d)]
-            for d in self.drifts
+            [describe(d.group), f"{axis_label(d.axis)} {d.start} -> {d.end}", *_drift_columns(d)] for d in self.drifts
         ]
         return (
             ([*header, f"optimum {lr}", "95 % interval", "loss", "quality", "runs"], optima),
@@ -138,9 +137,7 @@ def _page(report: Report, pictures: Sequence[Path]) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(word)}</th>" for word in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in row) + "</tr>" for row in rows
-    )
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{lines}</table>"
 
 
@@ -168,9 +165,7 @@ def _runs(results: Results) -> str:
         loss = record["validation"]["loss"] if record else None
         config = f"<details><summary>config</summary>{_pre(results.configs[run_id])}</details>"
         cells = [run_id, *values, status, "-" if loss is None else f"{loss:.4f}"]
-        lines.append(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{config}</td></tr>"
-        )
+        lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{config}</td></tr>")
     words = ["run", *map(axis_label, axes), "status", "loss", ""]
     head = "".join(f"<th>{html.escape(word)}</th>" for word in words)
     return f'<table class="runs"><tr>{head}</tr>{"".join(lines)}</table>'

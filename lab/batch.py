@@ -5,6 +5,8 @@ visits every window once in a pseudo-random order; the order and the phase of th
 alone, computed with integers, so they are the same on every machine and version.
 """
 
+from typing import Any
+
 import numpy as np
 
 _ROUNDS = 6
@@ -74,7 +76,7 @@ def shuffled(index: np.ndarray, count: int, key: np.uint64) -> np.ndarray:
     return value.astype(np.int64)
 
 
-def _mix(x: np.ndarray | np.uint64) -> np.uint64:
+def _mix(x: Any) -> Any:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); arithmetic is modulo 2^64."""
     with np.errstate(over="ignore"):
         x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)

@@ -57,7 +57,7 @@ def checked(value: Any, hint: Any, path: str) -> Any:
         words = typing.get_args(kind)
         require(value in words, f"{path}={value} is not one of {', '.join(words)}{nearest(str(value), words)}")
         return value
-    if kind is float and type(value) in (int, float):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         require(math.isfinite(value), f"{path}={value} is not a finite number")
         return float(value)
     require(type(value) is kind, f"{path}={value!r} is not {_named(kind)}")

@@ -82,8 +82,7 @@ class ModelConfig:
             return self.width // head_dim, head_dim
         require(
             self.width % self.heads == 0,
-            f"model.heads={self.heads} does not divide model.width={self.width}: use one of "
-            f"{_divisors(self.width)}",
+            f"model.heads={self.heads} does not divide model.width={self.width}: use one of {_divisors(self.width)}",
         )
         head_dim = self.width // self.heads
         require(

@@ -10,7 +10,7 @@ parameters before they reach the model (`lab.step`), so nothing here depends on 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -220,7 +220,7 @@ def attend_einsum(q_BHTN: jax.Array, k_BGTN: jax.Array, v_BGTN: jax.Array, scale
     return jnp.einsum("bhts,bhsn->bhtn", weights_BHTS, v_BHTN)
 
 
-def _attend_library(implementation: str) -> AttentionFn:
+def _attend_library(implementation: Literal["xla", "cudnn"]) -> AttentionFn:
     """`jax.nn.dot_product_attention`, the door to fused kernels on GPU; it takes (B, T, H, N)."""
 
     def attend(q_BHTN: jax.Array, k_BGTN: jax.Array, v_BGTN: jax.Array, scale: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ class Hyper(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    count: jax.Array
+    step: jax.Array
     mu: Params
     nu: Params
 
@@ -50,7 +50,7 @@ def scale_by_adam(hyper: Hyper) -> optax.GradientTransformation:
         assert isinstance(state, AdamState)
         mu = optax.tree.update_moment(updates, state.mu, hyper.beta1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, hyper.beta2, 2)
-        count = state.count + 1
+        count = state.step + 1
         mu_hat = optax.tree.bias_correction(mu, hyper.beta1, count)
         nu_hat = optax.tree.bias_correction(nu, hyper.beta2, count)
         direction = jax.tree.map(lambda m, v, eps: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat, hyper.eps)

@@ -106,16 +106,11 @@ def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
             raise ValueError(f"model.tied=true contradicts parametrization.name={config.parametrization.name}")
         logits = (config.model.width / config.parametrization.base_width) ** spec.tied_logits
     return Scales(
-        init_std={
-            path: _base_std(config, leaf) * leaf.ratio ** rules[path].init for path, leaf in leaves.items()
-        },
+        init_std={path: _base_std(config, leaf) * leaf.ratio ** rules[path].init for path, leaf in leaves.items()},
         forward={path: leaf.ratio ** rules[path].forward for path, leaf in leaves.items()},
         lr=lr,
         eps={path: leaf.ratio ** rules[path].eps for path, leaf in leaves.items()},
-        decay={
-            path: (lr[path] if coupled else 1.0) if leaf.role in DECAYED else 0.0
-            for path, leaf in leaves.items()
-        },
+        decay={path: (lr[path] if coupled else 1.0) if leaf.role in DECAYED else 0.0 for path, leaf in leaves.items()},
         attention=head_dim**-0.5 * (head_dim / base_head_dim) ** spec.attention,
         logits=logits,
     )

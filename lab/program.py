@@ -7,7 +7,7 @@ agree bitwise.  Everything that differs between runs of one shape is an argument
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -112,7 +112,7 @@ class Program:
         """
         seeds = tuple(sorted({config.seed_data for config in configs}))
         rows = [_lane(config, data=seeds.index(config.seed_data)) for config in configs]
-        rows += [rows[-1]._replace(active=np.asarray(False))] * (self.shape.lanes - len(rows))
+        rows += [rows[-1]._replace(active=_integer(False, np.bool_))] * (self.shape.lanes - len(rows))
 
         def stack(*values: np.ndarray) -> jax.Array:
             array = np.stack(values)
@@ -192,9 +192,7 @@ class Program:
 
     def _init_lane(self, lane: Lane) -> State:
         key = jax.random.key(lane.seed, impl="threefry2x32")
-        params = initial_params(
-            key, self._shapes, self._roles, lane.init_std, self.shape.param_dtype
-        )
+        params = initial_params(key, self._shapes, self._roles, lane.init_std, self.shape.param_dtype)
         zero = jnp.zeros((), self.shape.param_dtype)
         opt = optimizer(self.shape.optimizer, lane.hyper, zero, zero).init(params)
         return State(params, opt, jnp.asarray(True), jnp.asarray(-1, jnp.int32))
@@ -265,28 +263,38 @@ def program(shape: Shape) -> Program:
     return Program(shape)
 
 
-def _lane(config: RunConfig, *, data: int) -> Any:
+def _lane(config: RunConfig, *, data: int) -> Lane:
     """One run's Lane as host float64 scalars."""
     found, opt = scales(config, leaves(config)), config.optimizer
-    tree = lambda values: {path: np.float64(value) for path, value in values.items()}  # noqa: E731
+
+    def scalar(value: float) -> Any:
+        return np.asarray(value, np.float64)
+
+    def tree(values: Mapping[str, float]) -> Any:
+        return {path: scalar(value) for path, value in values.items()}
+
     return Lane(
-        seed=np.asarray(config.seed_init, np.uint32),
-        data=np.asarray(data, np.int32),
-        active=np.asarray(True),
+        seed=_integer(config.seed_init, np.uint32),
+        data=_integer(data, np.int32),
+        active=_integer(True, np.bool_),
         init_std=tree(found.init_std),
         forward=tree(found.forward),
-        attention=np.float64(found.attention),
-        logits=np.float64(found.logits),
+        attention=scalar(found.attention),
+        logits=scalar(found.logits),
         hyper=Hyper(
-            beta1=np.float64(opt.beta1),
-            beta2=np.float64(opt.beta2),
-            momentum=np.float64(opt.momentum),
-            clip=np.float64(np.inf if opt.clip is None else opt.clip),
+            beta1=scalar(opt.beta1),
+            beta2=scalar(opt.beta2),
+            momentum=scalar(opt.momentum),
+            clip=scalar(np.inf if opt.clip is None else opt.clip),
             eps=tree({path: opt.eps * factor for path, factor in found.eps.items()}),
             lr=tree(found.lr),
             decay=tree(found.decay),
         ),
     )
+
+
+def _integer(value: int, dtype: Any) -> Any:
+    return np.asarray(value, dtype)
 
 
 def shape_of(config: RunConfig, *, lanes: int, strategy: Any, group: int, segment: int, forward: Forward) -> Shape:

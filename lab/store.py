@@ -1,13 +1,13 @@
 """The result store: a folder of plain files.
 
-    DIR/sweep.json                           what the sweep asks, its axes, its runs
-    DIR/runs/<run_id>/config.json            the resolved configuration
-    DIR/runs/<run_id>/record.json            the result: written once, never changed
-    DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
-    DIR/runs/<run_id>/probes/                results of probes, each a record of its own
-    DIR/units/<unit_id>/claims/              one file per attempt to run a unit
-    DIR/units/<unit_id>/checkpoints/         resume points, and the final state
-    DIR/report/                              what `lrlab report` writes
+DIR/sweep.json                           what the sweep asks, its axes, its runs
+DIR/runs/<run_id>/config.json            the resolved configuration
+DIR/runs/<run_id>/record.json            the result: written once, never changed
+DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
+DIR/runs/<run_id>/probes/                results of probes, each a record of its own
+DIR/units/<unit_id>/claims/              one file per attempt to run a unit
+DIR/units/<unit_id>/checkpoints/         resume points, and the final state
+DIR/report/                              what `lrlab report` writes
 """
 
 import contextlib

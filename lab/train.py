@@ -63,9 +63,7 @@ class Snapshot:
         if self.pending is None:
             return self
         runs, done = self.loss.shape[1], self.loss.shape[0]
-        loss, grad_norm = (
-            np.asarray(values, np.float64)[:runs, : self.step - done].T for values in self.pending
-        )
+        loss, grad_norm = (np.asarray(values, np.float64)[:runs, : self.step - done].T for values in self.pending)
         return Snapshot(
             self.step,
             self.state,
@@ -153,17 +151,13 @@ def finish(job: Job, snapshot: Snapshot) -> list[Result]:
     losses_KE = job.program.evaluate(job.lane, snapshot.state, windows)
     diverged_K = np.asarray(snapshot.state.diverged)
     tokens = windows.shape[0] * (windows.shape[1] - 1)
-    return [
-        _result(snapshot.loss[:, k], losses_KE[k], int(diverged_K[k]), tokens) for k in range(len(job.configs))
-    ]
+    return [_result(snapshot.loss[:, k], losses_KE[k], int(diverged_K[k]), tokens) for k in range(len(job.configs))]
 
 
 class Feed:
     """The batches of a job's segments: window starts into a corpus on the device, or the windows themselves."""
 
-    def __init__(
-        self, corpus: Corpus, seeds: Sequence[int], *, sequences: int, length: int, segment: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, seeds: Sequence[int], *, sequences: int, length: int, segment: int) -> None:
         self._stream, self._seeds = corpus.train, tuple(seeds)
         self._sequences, self._length, self._segment = sequences, length, segment
         batch.window_count(self._stream.size, length)

@@ -21,9 +21,7 @@ def examine() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
-    missing = {
-        extra: gives for extra, (package, gives) in EXTRAS.items() if importlib.util.find_spec(package) is None
-    }
+    missing = {extra: gives for extra, (package, gives) in EXTRAS.items() if importlib.util.find_spec(package) is None}
     return {
         "backend": jax.default_backend(),
         "devices": [{"kind": device.device_kind, "memory_gib": _device_gib(device)} for device in devices],

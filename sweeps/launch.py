@@ -78,7 +78,8 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
     lanes = ", ".join(str(n) for n in sorted({unit.execution.lanes for group in groups for unit in group.units}))
     console.print(
         f"{len(runs)} runs, {len(groups)} programs, {len(groups)} compiles, {units} units of up to {lanes} lanes\n"
-        f"{planning.tokens(runs):.3g} training tokens, {planning.flops(runs):.3g} FLOPs; at {figures.efficiency:.0%} of "
+        f"{planning.tokens(runs):.3g} training tokens, {planning.flops(runs):.3g} FLOPs; at {figures.efficiency:.0%} "
+        "of "
         f"{figures.peak_flops:.2g} FLOP/s ({figures.name}) about {clock(planning.seconds(groups, figures))}",
         highlight=False,
         soft_wrap=True,
@@ -94,9 +95,7 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
 
 def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finished: int, root: Path) -> str:
     kept = f", {finished} already done" if finished else ""
-    return (
-        f"{sweep.name}: {sweep.question}\n{len(runs)} runs in {len(groups)} programs{kept}; records go to {root}"
-    )
+    return f"{sweep.name}: {sweep.question}\n{len(runs)} runs in {len(groups)} programs{kept}; records go to {root}"
 
 
 def _describe(sweep: Sweep, runs: Sequence[Run], root: Path) -> None:

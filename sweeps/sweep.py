@@ -33,7 +33,7 @@ class Sweep:
     cost: str
     expected: str
     base: RunConfig
-    points: tuple[Point, ...]
+    points: Sequence[Point]
     optimum_axes: tuple[str, ...] = ("optimizer.lr",)
     execution: ExecConfig = field(default_factory=ExecConfig)
 

@@ -83,8 +83,9 @@ def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest) -> None:
     job = train.prepare(configs, unit.execution, corpus.load(configs[0].data))
     snapshot = _resume(job, folder / "checkpoints")
     watcher.started(unit, snapshot.step)
-    for snapshot in _checkpointed(job, snapshot, folder / "checkpoints", unit, stop):
-        watcher.advanced(unit, snapshot)
+    for newest in _checkpointed(job, snapshot, folder / "checkpoints", unit, stop):
+        watcher.advanced(unit, newest)
+        snapshot = newest
     results = train.finish(job, snapshot)
     if unit.settings.keep == "final":
         checkpoint.save(folder / "checkpoints", FINAL, snapshot.state)
@@ -100,11 +101,11 @@ def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest) -> None:
 
 
 def _checkpointed(
-    job: train.Job, snapshot: train.Snapshot, folder: Path, unit: Unit, stop: StopRequest
+    job: train.Job, begin: train.Snapshot, folder: Path, unit: Unit, stop: StopRequest
 ) -> Iterator[train.Snapshot]:
     """Train, saving a resume point at the configured pace and when a stop is asked for."""
     saved = time.perf_counter()
-    for snapshot in train.train(job, snapshot):
+    for snapshot in train.train(job, begin):
         yield snapshot
         due = time.perf_counter() - saved > unit.settings.checkpoint_seconds
         if snapshot.step < job.steps and (stop.asked or due):

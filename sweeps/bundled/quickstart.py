@@ -27,7 +27,7 @@ def sweep() -> Sweep:
         name="quickstart",
         question="Does the best learning rate move with the width, under sp and under muP?",
         cost="84 runs, 22 million tokens, about 3.5 minutes on 2 CPU cores",
-        expected="muP's optimum stays near 2^-6 at widths 32, 64 and 128; sp's moves left by about an octave per doubling",
+        expected="muP's optimum stays at widths 32, 64 and 128; sp's moves left by most of an octave per doubling",
         base=RunConfig(
             model=ModelConfig(depth=2, head_dim=16),
             parametrization=ParametrizationConfig(base_width=32, zero_readout=True),
