@@ -18,8 +18,9 @@ def require(condition: bool, message: str) -> None:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest of `words`, or nothing where none is close."""
-    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
+    by_lower = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[found[0]]}?)" if found else ""
 
 
 def positive(config: Any, section: str, *names: str) -> None:

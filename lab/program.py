@@ -155,7 +155,11 @@ class Program:
         return losses_KCB.reshape(losses_KCB.shape[0], -1)[:, :count]
 
     def loss(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
-        """Cross-entropy of each sequence of one batch [B, T+1], nats per token, as [B].
+        """Mean cross-entropy of each sequence of one batch [B, T+1], nats per token, as [B]."""
+        return jnp.mean(self.token_losses(params, lane, tokens), axis=1)
+
+    def token_losses(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
+        """Cross-entropy of every target of one batch [B, T+1] in nats, as [B, T].
 
         Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the
         master weights, before the cast to the compute dtype.
@@ -172,7 +176,7 @@ class Program:
         target_M = tokens[:, 1:].reshape(-1).astype(jnp.int32)
         picked_M = jnp.take_along_axis(logits_MV, target_M[:, None], axis=1)[:, 0]
         nats_M = jax.nn.logsumexp(logits_MV, axis=-1) - picked_M
-        return jnp.mean(nats_M.reshape(tokens.shape[0], -1), axis=1)
+        return nats_M.reshape(tokens.shape[0], -1)
 
     def train_step(
         self, lane: Lane, state: State, tokens: jax.Array, lr: jax.Array, decay: jax.Array, step: jax.Array
@@ -257,7 +261,7 @@ class Program:
         )
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def program(shape: Shape) -> Program:
     """The program of a shape; equal shapes share one, and therefore one executable."""
     return Program(shape)

@@ -124,6 +124,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         launch.dry_run(sweep, smoke=options.smoke, console=console)
         return 0
+    assert options.out is not None
     out: Path = options.out
     root = out / "smoke" if options.smoke else out
     return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=console)
