@@ -11,9 +11,14 @@ from analysis.optimum import Noise, Optimum, curve, find_optimum, pooled_noise
 
 @dataclass(frozen=True)
 class Cell:
-    """One loss-versus-learning-rate curve and its optimum."""
+    """One loss-versus-learning-rate curve and its optimum.
+
+    `values` are its places on the sweep's axes; `parametrization` and `width` are told whether or not they are axes.
+    """
 
     values: dict[str, Any]
+    parametrization: str
+    width: int
     points: Any
     optimum: Optimum
     pending: int
@@ -27,6 +32,7 @@ class Drift:
     """
 
     group: dict[str, Any]
+    parametrization: str
     axis: str
     start: Any
     end: Any
@@ -44,7 +50,17 @@ def read_cells(results: Results) -> tuple[list[Cell], Noise]:
     for values, rows in parts:
         points = curve(rows, axis)
         pending = int((rows["status"] == "pending").sum())
-        cells.append(Cell(values, points, find_optimum(points, noise), pending))
+        first = rows.iloc[0]
+        cells.append(
+            Cell(
+                values=values,
+                parametrization=str(first["parametrization.name"]),
+                width=int(first["model.width"]),
+                points=points,
+                optimum=find_optimum(points, noise),
+                pending=pending,
+            )
+        )
     return cells, noise
 
 
@@ -80,19 +96,21 @@ def _drift(first: Cell, last: Cell, axis: str) -> Drift:
     """Interval: the ends' half-widths added in quadrature, each side by itself (the ends' errors are independent)."""
     a, b = first.optimum, last.optimum
     ends = (a.lr, a.low, a.high, b.lr, b.low, b.high)
-    group, start, end = _others(first, axis), first.values[axis], last.values[axis]
+    where = (_others(first, axis), first.parametrization, axis, first.values[axis], last.values[axis])
     if any(value is None for value in ends):
-        return Drift(group, axis, start, end, None, None, None)
+        return Drift(*where, None, None, None)
     a_lr, a_low, a_high, b_lr, b_low, b_high = (math.log2(value) for value in ends if value is not None)
     octaves = b_lr - a_lr
     low = octaves - math.hypot(b_lr - b_low, a_high - a_lr)
     high = octaves + math.hypot(b_high - b_lr, a_lr - a_low)
-    return Drift(group, axis, start, end, octaves, low, high)
+    return Drift(*where, octaves, low, high)
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
     found = cell.optimum
     return {
+        "parametrization": cell.parametrization,
+        "width": cell.width,
         **_named(cell.values),
         "lr_opt": found.lr,
         "lr_low": found.low,
@@ -111,6 +129,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
 
 def _drift_json(drift: Drift) -> dict[str, Any]:
     return {
+        "parametrization": drift.parametrization,
         **_named(drift.group),
         "axis": axis_label(drift.axis),
         "from": drift.start,

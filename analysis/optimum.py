@@ -94,11 +94,11 @@ def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
         if done.empty:
             continue
         means = done.groupby(axis)["loss"].transform("mean")
-        near = done[means <= 1.1 * done["loss"].min()]
+        near = done[means <= 1.1 * means.min()]
         table = near.pivot_table(index=axis, columns=["seed_init", "seed_data"], values="loss").to_numpy(float)
         residuals = table - np.nanmean(table, axis=1, keepdims=True)
         rates, seeds = table.shape
-        if np.isfinite(table).all() and rates > 1:
+        if np.isfinite(table).all():
             residuals = residuals - residuals.mean(axis=0, keepdims=True)
             freedom += (rates - 1) * (seeds - 1)
         else:

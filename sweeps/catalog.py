@@ -49,6 +49,11 @@ def _called(module: ModuleType, source: str) -> Sweep:
         callable(getattr(module, "sweep", None)),
         f"{source} has no function sweep(): write def sweep() -> Sweep (docs/sweeps.md shows one)",
     )
-    found = module.sweep()
+    try:
+        found = module.sweep()
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{source}: sweep() failed: {type(error).__name__}: {error}") from error
     require(isinstance(found, Sweep), f"{source}: sweep() gives {type(found).__name__} and not a Sweep")
     return found

@@ -100,7 +100,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from sweeps import catalog, launch
     from sweeps.sweep import replaced
 
-    console = Console(soft_wrap=False)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     if options.list:
         for name in catalog.names():
             found = catalog.load(name)

@@ -36,7 +36,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
 
         groups = planning.plan(runs, sweep.execution, platform=platform())
         units = planning.pending(groups, root)
-        console.print(_opening(sweep, runs, groups, finished, root), highlight=False)
+        console.print(_opening(sweep, runs, groups, finished, root))
         with StopRequest() as stop, Monitor(runs, done, sweep.optimum_axes[0], console) as monitor:
             try:
                 failures = work(units, root, monitor, stop)
@@ -72,8 +72,8 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
             f"{planning.flops(group.runs):.3g}",
             f"{planning.memory(group) / 2**20:.0f} MiB",
         )
-    console.print(f"{sweep.name}: {sweep.question}", highlight=False)
-    console.print(table)
+    console.print(f"{sweep.name}: {sweep.question}")
+    console.print(table, soft_wrap=False)
     units = sum(len(group.units) for group in groups)
     lanes = ", ".join(str(n) for n in sorted({unit.execution.lanes for group in groups for unit in group.units}))
     console.print(
@@ -81,15 +81,12 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
         f"{planning.tokens(runs):.3g} training tokens, {planning.flops(runs):.3g} FLOPs; at {figures.efficiency:.0%} "
         "of "
         f"{figures.peak_flops:.2g} FLOP/s ({figures.name}) about {clock(planning.seconds(groups, figures))}",
-        highlight=False,
-        soft_wrap=True,
     )
     largest = max(planning.memory(group) for group in groups)
     if largest > figures.memory_bytes:
         console.print(
             f"warning: about {largest / 2**30:.0f} GiB needed and {figures.memory_bytes / 2**30:.0f} GiB there: use "
             "--set exec.lanes=N with fewer lanes",
-            highlight=False,
         )
 
 

@@ -104,8 +104,6 @@ class Monitor:
             best = "; ".join(f"{cell} {lr}: {loss}" for cell, lr, loss in self._best())
             self._console.print(
                 f"{len(self._finished)}/{len(self._runs)} runs, {share:.0f} %, {self._left()}; best {best}",
-                soft_wrap=True,
-                highlight=False,
             )
 
     def _draw(self) -> Group:

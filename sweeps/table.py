@@ -10,7 +10,7 @@ from analysis.report import Report
 
 def show(report: Report) -> None:
     """Print the optimum of each cell, the drift along each axis, and what the intervals rest on."""
-    console = Console(highlight=False)
+    console = Console(markup=False, highlight=False)
     optima, moved = report.tables()
     console.print(_table(*optima))
     if moved[1]:

@@ -1,0 +1,158 @@
+"""The optimum of a curve: planted minima, published curves, edges, divergence, and honest intervals."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.optimum import FALLBACK_SEED_SD, Noise, curve, find_optimum, pooled_noise
+
+NOISE = Noise(0.004, "test")
+OCTAVES = np.arange(-11.0, -3.0)
+
+
+def rows(octaves: np.ndarray, losses: np.ndarray, seed: int = 0, status: list[str] | None = None) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "lr": 2.0**octaves,
+            "loss": losses,
+            "status": status or ["done"] * len(octaves),
+            "seed_init": seed,
+            "seed_data": seed,
+        }
+    )
+
+
+def parabola(octaves: np.ndarray, at: float, k: float = 0.05, floor: float = 2.0) -> np.ndarray:
+    return floor + 0.5 * k * (octaves - at) ** 2
+
+
+@pytest.mark.parametrize("at", [-8.7, -7.5, -7.0, -6.4])
+def test_a_planted_parabola_is_recovered_exactly(at: float) -> None:
+    found = find_optimum(curve(rows(OCTAVES, parabola(OCTAVES, at)), "lr"), NOISE)
+    assert found.quality == "interior"
+    assert math.log2(found.lr) == pytest.approx(at, abs=1e-9)
+    assert found.loss == pytest.approx(2.0, abs=1e-9)
+    assert found.curvature == pytest.approx(0.05 / math.log(2) ** 2, rel=1e-9)
+    assert found.low < found.lr < found.high
+
+
+@pytest.mark.parametrize(
+    ("at", "quality", "further"), [(-13.0, "edge-low", (2.0**-13, 2.0**-12)), (-2.0, "edge-high", (2.0**-3, 2.0**-2))]
+)
+def test_an_optimum_on_the_edge_is_flagged_and_never_a_number(at: float, quality: str, further: tuple) -> None:
+    found = find_optimum(curve(rows(OCTAVES, parabola(OCTAVES, at)), "lr"), NOISE)
+    assert found.quality == quality
+    assert found.lr is found.low is found.high is None
+    assert found.best_lr is not None
+    assert found.next_rates == pytest.approx(further)
+
+
+def test_a_flat_curve_is_flagged() -> None:
+    losses = np.array([2.0, 1.999, 2.0005, 1.9985, 2.001, 2.0, 1.9995, 2.0])
+    assert find_optimum(curve(rows(OCTAVES, losses), "lr"), NOISE).quality == "flat"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_points(count: int) -> None:
+    octaves = OCTAVES[:count]
+    found = find_optimum(curve(rows(octaves, parabola(octaves, -10.0)), "lr"), NOISE)
+    assert found.quality == "too-few"
+    assert found.lr is None
+
+
+def test_everything_diverged() -> None:
+    found = find_optimum(curve(rows(OCTAVES, np.full(8, np.nan), status=["diverged"] * 8), "lr"), NOISE)
+    assert (found.quality, found.diverged, found.lr) == ("too-few", 8, None)
+    assert found.next_rates == pytest.approx((2.0**-13, 2.0**-12))
+
+
+def test_diverged_runs_are_shown_and_never_fitted() -> None:
+    """A diverged run beside the minimum: fitted as a point it would pull the vertex to the left."""
+    losses = parabola(OCTAVES, -7.0)
+    spoilt, status = losses.copy(), ["done"] * 8
+    spoilt[6:], status[7] = (9.0, np.nan), "diverged"
+    points = curve(rows(OCTAVES, spoilt, status=status), "lr")
+    assert points["diverged"].tolist() == [False] * 6 + [True, True]
+    found = find_optimum(points, NOISE)
+    assert math.log2(found.lr) == pytest.approx(-7.0, abs=1e-9)
+    assert found.diverged == 2
+    assert found.stable == 2.0**-6
+
+
+def test_undertrained_low_rates_are_not_diverged() -> None:
+    points = curve(rows(OCTAVES, parabola(OCTAVES, -5.0, k=0.3)), "lr")
+    assert points["loss"][0] > points["loss"].min() + 1
+    assert not points["diverged"].any()
+
+
+# Published curves (arXiv 2502.06857's preflight sweep): the parabola on the lowest point and its neighbours.
+PREFLIGHT = {"256x80": 3.610e-3, "768x3": 6.506e-3, "1536x50": 6.532e-4, "3072x12": None}
+
+
+def test_published_curves(shared: Path) -> None:
+    table = pd.read_csv(shared / "laws" / "gemstone_preflight_mup.csv", header=0, names=["name", "wandb", "loss"])
+    table["shape"] = [re.search(r"PyGemma-(\d+x\d+)", name).group(1) for name in table["name"]]
+    table["lr"] = [float(re.search(r"lr(\d+e-\d+)", name).group(1)) for name in table["name"]]
+    table["status"] = "done"
+    for shape, expected in PREFLIGHT.items():
+        found = find_optimum(curve(table[table["shape"] == shape], "lr"), NOISE)
+        if expected is None:
+            assert (found.quality, found.stable) == ("too-few", 5e-4)
+            assert found.next_rates == pytest.approx((2.5e-4, 7.07e-4), rel=1e-3)
+        else:
+            assert found.quality == "interior"
+            assert found.lr == pytest.approx(expected, rel=1e-3)
+
+
+def seeded(octaves: np.ndarray, at: float, sd: float, shift: float, count: int, rng: np.random.Generator):  # noqa: ANN201
+    parts = []
+    for seed in range(count):
+        noise = rng.normal(0, sd, len(octaves)) + rng.normal(0, shift)
+        parts.append(rows(octaves, parabola(octaves, at) + noise, seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_the_noise_is_pooled_over_seeds_and_named() -> None:
+    rng = np.random.default_rng(0)
+    cells = [(seeded(OCTAVES, -7.0, 0.02, 0.0, 3, rng), "lr") for _ in range(40)]
+    noise = pooled_noise(cells)
+    assert noise.sd == pytest.approx(0.02, rel=0.1)
+    assert "degrees of freedom" in noise.source
+    alone = pooled_noise([(rows(OCTAVES, parabola(OCTAVES, -7.0)), "lr")])
+    assert alone.sd == FALLBACK_SEED_SD
+    assert "no replicates" in alone.source
+
+
+def test_a_seed_that_shifts_its_whole_curve_is_not_noise_of_the_optimum() -> None:
+    rng = np.random.default_rng(0)
+    cells = [(seeded(OCTAVES, -7.0, 0.005, 0.1, 3, rng), "lr") for _ in range(40)]
+    assert pooled_noise(cells).sd == pytest.approx(0.005, rel=0.15)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Planted optima between grid points, two seeds, known noise: at least the nominal 95 % of 300 cells."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        at = rng.uniform(-8.5, -6.5)
+        found = find_optimum(curve(seeded(OCTAVES, at, 0.006, 0.0, 2, rng), "lr"), Noise(0.006, "known"))
+        hits += found.lr is not None and found.low <= 2.0**at <= found.high
+    assert hits >= 285
+
+
+def test_intervals_of_an_asymmetric_curve_cover_the_truth() -> None:
+    """A steeper right side, as real curves have: the term for the parabola's bias is what keeps the interval honest."""
+    rng = np.random.default_rng(2)
+    hits, narrow = 0, 0
+    for _ in range(200):
+        at = rng.uniform(-8.5, -6.5)
+        z = (OCTAVES - at) * 0.35
+        found = find_optimum(curve(rows(OCTAVES, 2 + 0.3 * (np.exp(z) - z - 1)), "lr"), Noise(1e-4, "known"))
+        hits += found.lr is not None and found.low <= 2.0**at <= found.high
+        narrow += found.lr is not None and abs(math.log2(found.lr) - at) < 0.01
+    assert hits >= 190
+    assert narrow < 100  # without the term the interval would be about this narrow
