@@ -49,7 +49,7 @@ def load(root: Path) -> Results:
     """Read a store, finished or not.
 
     Raises:
-        ValueError: the folder is not a store, or a record is damaged.
+        InputError: the folder is not a store, or a record is damaged.
     """
     sweep, records = store.read_sweep(root), store.read_records(root)
     configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}

@@ -73,6 +73,7 @@ def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
             "diverged": grouped["status"].agg(lambda status: bool((status == "diverged").any())),
         }
     ).reset_index(drop=True)
+    points = points.astype({"lr": float, "loss": float, "seeds": int, "diverged": bool})
     points.loc[points["diverged"], "loss"] = np.nan
     if points["loss"].notna().any():
         best = int(np.nanargmin(points["loss"].to_numpy(float)))

@@ -59,7 +59,7 @@ def read(root: Path) -> Report:
     """The report of a store, finished or not.
 
     Raises:
-        ValueError: the folder is not a store.
+        InputError: the folder is not a store.
     """
     results = load(root)
     cells, noise = read_cells(results)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lab.check import InputError
+
 _ROUNDS = 6
 
 
@@ -16,11 +18,11 @@ def window_count(tokens: int, length: int) -> int:
     """Windows per epoch that are sure to fit for every phase of the cut.
 
     Raises:
-        ValueError: the stream is shorter than two windows.
+        InputError: the stream is shorter than two windows.
     """
     count = (tokens - length) // length
     if count < 1:
-        raise ValueError(
+        raise InputError(
             f"data.length={length} needs at least {2 * length} training tokens, and the corpus has {tokens}: use a "
             "longer text or a shorter data.length"
         )
@@ -45,11 +47,11 @@ def validation_starts(tokens: int, length: int, sequences: int) -> np.ndarray:
     """Evenly spaced, non-overlapping windows of the validation stream, int64 of shape [sequences].
 
     Raises:
-        ValueError: the validation split holds fewer windows.
+        InputError: the validation split holds fewer windows.
     """
     count = (tokens - 1) // length
     if count < sequences:
-        raise ValueError(
+        raise InputError(
             f"evaluation.sequences={sequences} of {length} tokens do not fit the validation split of {tokens} tokens: "
             f"use at most {count}, a longer text or a larger data.validation_fraction"
         )

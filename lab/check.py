@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class InputError(ValueError):
+    """Something that a person gave cannot be: one line that names the value and the remedy."""
+
+
 def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless `condition` holds."""
+    """Raise `InputError(message)` unless `condition` holds."""
     if not condition:
-        raise ValueError(message)
+        raise InputError(message)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -34,7 +38,7 @@ def check_fields(config: Any, section: str) -> None:
     """Check every field of a frozen dataclass against its annotation; ints become floats where floats belong.
 
     Raises:
-        ValueError: naming the field, its value and what it may be.
+        InputError: naming the field, its value and what it may be.
     """
     for name, hint in type_hints(type(config)).items():
         path = f"{section}.{name}" if section else name

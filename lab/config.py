@@ -334,7 +334,7 @@ class RunConfig:
         """Fill in everything that is derived; idempotent.
 
         Raises:
-            ValueError: the shapes, durations or the corpus fingerprint contradict each other.
+            InputError: the shapes, durations or the corpus fingerprint contradict each other.
         """
         require(
             self.data.fingerprint in (None, fingerprint),

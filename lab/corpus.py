@@ -80,7 +80,7 @@ def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names; equal sources are loaded once per process.
 
     Raises:
-        ValueError: an unknown kind, a path without files, or text too short to split.
+        InputError: an unknown kind, a path without files, or text too short to split.
     """
     return _load(config.corpus, config.tokenizer, config.validation_fraction)
 

@@ -58,7 +58,7 @@ def run_id(config: RunConfig) -> str:
     """Identity of a resolved run.
 
     Raises:
-        ValueError: the configuration is not resolved (it still holds fields to be derived).
+        InputError: the configuration is not resolved (it still holds fields to be derived).
     """
     require(
         config.data.fingerprint is not None and config.schedule.warmup_steps is not None,
@@ -71,7 +71,7 @@ def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
     """Build a configuration from nested plain dicts, strictly.
 
     Raises:
-        ValueError: an unknown field (the nearest valid one is named) or an ill-typed value.
+        InputError: an unknown field (the nearest valid one is named) or an ill-typed value.
     """
     hints = type_hints(cls)
     for name in values:

@@ -21,7 +21,7 @@ def apply(config: T, values: Mapping[str, Any]) -> T:
     Setting one of several fields that say the same thing (`schedule.steps`, `schedule.tokens`) clears the others.
 
     Raises:
-        ValueError: an unknown name, an ill-typed value, or an impossible combination.
+        InputError: an unknown name, an ill-typed value, or an impossible combination.
     """
     known = paths(type(config))
     flat: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def parse(name: str, text: str, cls: type = RunConfig) -> list[Any]:
     `none` clears an optional field; numbers may be written as `2**-6` or `1e-3`.
 
     Raises:
-        ValueError: an unknown name or a value of the wrong type.
+        InputError: an unknown name or a value of the wrong type.
     """
     known = paths(cls)
     target = ALIASES.get(name, (name,))[0]

@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lab.check import InputError
 from lab.config import RunConfig
 from lab.role import Leaf, Role
 
@@ -103,7 +104,7 @@ def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
     logits = 1.0
     if config.model.tied:
         if spec.tied_logits is None:
-            raise ValueError(f"model.tied=true contradicts parametrization.name={config.parametrization.name}")
+            raise InputError(f"model.tied=true contradicts parametrization.name={config.parametrization.name}")
         logits = (config.model.width / config.parametrization.base_width) ** spec.tied_logits
     return Scales(
         init_std={path: _base_std(config, leaf) * leaf.ratio ** rules[path].init for path, leaf in leaves.items()},

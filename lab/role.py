@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lab.check import InputError
+
 
 class Role(StrEnum):
     EMBEDDING = "embedding"
@@ -64,12 +66,12 @@ def row_of(table: Sequence[RoleRow], path: str) -> RoleRow:
     """The one row that a leaf matches.
 
     Raises:
-        ValueError: it matches none or several; the leaf and the rows are named.
+        InputError: it matches none or several; the leaf and the rows are named.
     """
     rows = [row for row in table if fnmatch.fnmatchcase(path, row.pattern)]
     if len(rows) != 1:
         found = ", ".join(row.pattern for row in rows) or "none"
-        raise ValueError(f"parameter {path} needs exactly one role, but matches {len(rows)} rows: {found}")
+        raise InputError(f"parameter {path} needs exactly one role, but matches {len(rows)} rows: {found}")
     return rows[0]
 
 
@@ -83,7 +85,7 @@ def assign(
     """Give every leaf its role, in path order.
 
     Raises:
-        ValueError: a leaf with no row or with several, a row without a leaf's shape, or an unknown dimension; the
+        InputError: a leaf with no row or with several, a row without a leaf's shape, or an unknown dimension; the
             leaf is named.
     """
     leaves: dict[str, Leaf] = {}
@@ -92,10 +94,10 @@ def assign(
         row = row_of(table, path)
         for name in (row.fan_in, row.fan_out):
             if name not in dims or name not in base_dims:
-                raise ValueError(f"parameter {path}: fan dimension {name} is not one of {', '.join(sorted(dims))}")
+                raise InputError(f"parameter {path}: fan dimension {name} is not one of {', '.join(sorted(dims))}")
         fans = tuple(dims[name] for name in (row.fan_in, row.fan_out) if name != "one")
         if fans and shape[-len(fans) :] != fans:
-            raise ValueError(f"parameter {path} has shape {shape}, but its role row says fans {fans}")
+            raise InputError(f"parameter {path} has shape {shape}, but its role row says fans {fans}")
         leaves[path] = Leaf(
             path=path,
             shape=shape,

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.check import require
+from lab.check import InputError, require
 from lab.config import RunConfig
 
 
@@ -85,7 +85,7 @@ def read_records(root: Path) -> dict[str, dict[str, Any]]:
     """Every finished run's record, by run_id.
 
     Raises:
-        ValueError: a record that is not readable JSON; the file and the remedy are named.
+        InputError: a record that is not readable JSON; the file and the remedy are named.
     """
     found = {}
     for path in sorted((root / "runs").glob("*/record.json")):
@@ -102,12 +102,12 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        ValueError: it is not one; the remedy is named.
+        InputError: it is not one; the remedy is named.
     """
     try:
         value = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}): {remedy}") from None
+        raise InputError(f"{path} is not readable JSON ({error}): {remedy}") from None
     require(isinstance(value, dict), f"{path} does not hold a JSON object: {remedy}")
     return value
 
@@ -116,7 +116,7 @@ def read_sweep(root: Path) -> dict[str, Any]:
     """`sweep.json` of a store.
 
     Raises:
-        ValueError: the folder is not a store.
+        InputError: the folder is not a store.
     """
     path = root / "sweep.json"
     require(path.is_file(), f"{root} holds no sweep (no sweep.json): give the folder of lrlab sweep --out")
@@ -133,7 +133,7 @@ def locked(root: Path) -> Iterator[None]:
     """Hold a store for one launcher on this machine.
 
     Raises:
-        ValueError: another process holds it.
+        InputError: another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "a+") as file:
@@ -141,7 +141,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ValueError(
+            raise InputError(
                 f"{root} is in use by process {file.read().strip()}: wait for it, or use another --out"
             ) from None
         file.seek(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.check import nearest, require
+from lab.check import InputError, nearest, require
 
 SEPARATORS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 
@@ -38,7 +38,7 @@ def load(spec: str) -> Tokenizer:
     """`bytes` (256 tokens, documents end with byte 0) or the path of a `tokenizer.json`.
 
     Raises:
-        ValueError: an unknown name, a missing file, or the extra is not installed.
+        InputError: an unknown name, a missing file, or the extra is not installed.
     """
     if spec == "bytes":
         return Tokenizer(name="bytes", vocab=256, separator=0)
@@ -51,13 +51,13 @@ def load(spec: str) -> Tokenizer:
     try:
         import tokenizers
     except ImportError:
-        raise ValueError(
+        raise InputError(
             f"data.tokenizer={spec} needs the tokenizers package: pip install 'lr-scaling-lab[tokenizers]'"
         ) from None
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises a bare Exception for a malformed file
-        raise ValueError(f"data.tokenizer={spec} is not a readable tokenizer.json: {error}") from None
+        raise InputError(f"data.tokenizer={spec} is not a readable tokenizer.json: {error}") from None
     ends = [backend.token_to_id(word) for word in SEPARATORS]
     return Tokenizer(
         name=path.name,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lab import batch, schedule
+from lab.check import InputError
 from lab.config import RunConfig
 from lab.corpus import Corpus
 from lab.device import Execution
@@ -76,7 +77,7 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) 
     """Everything that training needs, built on the host; nothing is compiled yet.
 
     Raises:
-        ValueError: the runs do not belong to one program, differ in length, or the corpus is too short.
+        InputError: the runs do not belong to one program, differ in length, or the corpus is too short.
     """
     shapes = {
         shape_of(
@@ -90,7 +91,7 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) 
         for config in configs
     }
     if len(shapes) != 1 or len({config.schedule.steps for config in configs}) != 1:
-        raise ValueError("the runs of a unit must share one program and one number of steps")
+        raise InputError("the runs of a unit must share one program and one number of steps")
     (shape,) = shapes
     compiled = program(shape)
     lane, seeds = compiled.lanes(configs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import sweeps.bundled
-from lab.check import nearest, require
+from lab.check import InputError, nearest, require
 from sweeps.sweep import Sweep
 
 
@@ -20,7 +20,7 @@ def load(name_or_file: str) -> Sweep:
     """The sweep of a bundled name or of a `.py` file with a `sweep()` function.
 
     Raises:
-        ValueError: no such name or file, a file that cannot be read, or one whose `sweep()` gives no Sweep.
+        InputError: no such name or file, a file that cannot be read, or one whose `sweep()` gives no Sweep.
     """
     if name_or_file.endswith(".py"):
         return _called(_module(Path(name_or_file)), name_or_file)
@@ -40,7 +40,7 @@ def _module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module
 
 
@@ -51,9 +51,9 @@ def _called(module: ModuleType, source: str) -> Sweep:
     )
     try:
         found = module.sweep()
-    except ValueError:
+    except InputError:
         raise
     except Exception as error:
-        raise ValueError(f"{source}: sweep() failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{source}: sweep() failed: {type(error).__name__}: {error}") from error
     require(isinstance(found, Sweep), f"{source}: sweep() gives {type(found).__name__} and not a Sweep")
     return found

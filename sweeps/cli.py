@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab.check import nearest, require
+from lab.check import InputError, nearest, require
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except ValueError as error:
+    except InputError as error:
         print(f"lrlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except PermissionError as error:

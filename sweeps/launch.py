@@ -22,7 +22,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     `again` is the command that goes on after an interruption.
 
     Raises:
-        ValueError: the sweep does not fit itself, its corpus or the store.
+        InputError: the sweep does not fit itself, its corpus or the store.
     """
     runs = resolved(sweep, smoke=smoke)
     with store.locked(root):
@@ -99,7 +99,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path) -> None:
     """Write `sweep.json` and every run's `config.json`; runs of an earlier grid stay listed if they are finished.
 
     Raises:
-        ValueError: the folder holds another sweep.
+        InputError: the folder holds another sweep.
     """
     base = digest(dump(canonical(sweep.base)))
     kept: dict[str, Any] = {}

@@ -58,7 +58,7 @@ def product(*axes: Sequence[Point]) -> list[Point]:
     """Every combination of the axes' points; the last axis varies fastest.
 
     Raises:
-        ValueError: two axes set the same name.
+        InputError: two axes set the same name.
     """
     return [_merged(points) for points in itertools.product(*axes)]
 
@@ -67,7 +67,7 @@ def zipped(*axes: Sequence[Point]) -> list[Point]:
     """The axes' points taken together, one from each.
 
     Raises:
-        ValueError: the axes differ in length, or set the same name.
+        InputError: the axes differ in length, or set the same name.
     """
     lengths = [len(points) for points in axes]
     require(len(set(lengths)) <= 1, f"zipped axes have lengths {lengths}: make them equal")
@@ -92,7 +92,7 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
     `schedule.tokens`).  `exec.*` settings change how the sweep is executed.
 
     Raises:
-        ValueError: an unknown name, or an execution setting with several values.
+        InputError: an unknown name, or an execution setting with several values.
     """
     points = list(sweep.points)
     execution = sweep.execution
@@ -123,7 +123,7 @@ def resolved(sweep: Sweep, *, smoke: bool = False) -> list[Run]:
     With `smoke` each is cut to two steps and a small evaluation.
 
     Raises:
-        ValueError: a run that contradicts itself or does not fit its corpus.
+        InputError: a run that contradicts itself or does not fit its corpus.
     """
     runs: dict[str, Run] = {}
     for point, config in zip(sweep.points, sweep, strict=True):
@@ -139,7 +139,7 @@ def check_fits(config: RunConfig, text: corpus.Corpus) -> None:
     """Require that the corpus holds a training window and the validation sequences.
 
     Raises:
-        ValueError: naming the setting that does not fit.
+        InputError: naming the setting that does not fit.
     """
     batch.window_count(text.train.size, config.data.length)
     batch.validation_starts(text.validation.size, config.data.length, config.evaluation.sequences)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ def runs_of(base: RunConfig, **changes: object) -> list[RunConfig]:
     return [resolve(base, optimizer__lr=lr, **changes) for lr in RATES]
 
 
-def equal(a, b) -> bool:  # noqa: ANN001
+def equal(a, b) -> bool:
     return all(
         np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
@@ -79,10 +80,10 @@ def test_solo_agrees_with_its_lane(base: RunConfig) -> None:
 
 def test_one_compile_for_many_rates_schedules_and_parametrizations(base: RunConfig) -> None:
     job = job_of(runs_of(base, parametrization__name="sp"), lanes=4)
-    before = job.program._segment._cache_size()
-    for snapshot in train.train(job, train.start(job)):
-        compiled = snapshot
-    assert compiled.step == 12
+    segment: Any = job.program._segment
+    before = segment._cache_size()
+    for _ in train.train(job, train.start(job)):
+        pass
     others = [
         resolve(base, optimizer__lr=0.1, schedule__kind="cosine", schedule__decay_steps=None),
         resolve(base, parametrization__name="mup", optimizer__beta2=0.9, optimizer__weight_decay=0.1),
@@ -92,7 +93,7 @@ def test_one_compile_for_many_rates_schedules_and_parametrizations(base: RunConf
     assert other.program is job.program
     for _ in train.train(other, train.start(other)):
         pass
-    assert job.program._segment._cache_size() - before <= 2  # one for one data stream, one for two
+    assert segment._cache_size() - before <= 2  # one for one data stream, one for two
 
 
 @pytest.mark.parametrize("settings", STRATEGIES[:2], ids=str)

@@ -14,11 +14,11 @@ from lab.model import ATTENTION, _rotate
 LENGTH = 16
 
 
-def lane_zero(tree):  # noqa: ANN001, ANN202
+def lane_zero(tree):
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def random_params(config: RunConfig, **settings: object):  # noqa: ANN202
+def random_params(config: RunConfig, **settings: object):
     """(program, lane, parameters) of one run with a readout that is not zero."""
     job = job_of([resolve(config, parametrization__zero_readout=False)], **settings)
     return job.program, lane_zero(job.lane), lane_zero(train.start(job).state.params)
@@ -65,7 +65,7 @@ def test_execution_does_not_change_the_loss_or_its_gradient(
     """Scan against unrolled, remat against none, the library's attention against einsum: float64, 1e-12."""
     run = resolve(base, dtype="float64", **changes)
 
-    def loss_and_gradient(**how: object):  # noqa: ANN202
+    def loss_and_gradient(**how: object):
         program, lane, params = random_params(run, **how)
         with program.precision():
             return jax.value_and_grad(lambda p: program.loss(p, lane, tokens()).mean())(params)
@@ -102,7 +102,8 @@ def test_attention_against_a_loop() -> None:
         weights = np.exp(scores - scores.max())
         expected[b, h, t] = (weights / weights.sum()) @ v[b, h // 2, : t + 1]
     for name in ("einsum", "xla"):
-        found = ATTENTION[name](*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.float32(0.3))
+        arrays = [jnp.asarray(x, jnp.float32) for x in (q, k, v)]
+        found = ATTENTION[name](arrays[0], arrays[1], arrays[2], jnp.float32(0.3))
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -1,5 +1,7 @@
 """The optimizer chains against optax's own, and decay against its definition."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,8 @@ def gradients(step: int) -> dict[str, jax.Array]:
     return {path: jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for path in PATHS}
 
 
-def run(chain) -> dict[str, jax.Array]:  # noqa: ANN001
-    weights = params()
+def run(chain: optax.GradientTransformation) -> Any:
+    weights: Any = params()
     state = chain.init(weights)
     for step in range(5):
         updates, state = chain.update(gradients(step), state, weights)
@@ -46,7 +48,7 @@ def run(chain) -> dict[str, jax.Array]:  # noqa: ANN001
     return weights
 
 
-def assert_same(ours, theirs) -> None:  # noqa: ANN001
+def assert_same(ours, theirs) -> None:
     for path in PATHS:
         np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-5, atol=1e-6)
 

@@ -68,7 +68,7 @@ SP = {
 def test_worked_vector_at_four_times_the_width(base: RunConfig, name: str, expected: dict[str, tuple]) -> None:
     settings = {"parametrization__name": name, "parametrization__zero_readout": False, "model__bias": True}
 
-    def found(width: int, kind: str):  # noqa: ANN202
+    def found(width: int, kind: str):
         run = resolve(base, **settings, model__width=width, optimizer__kind=kind)
         return scales(run, leaves(run))
 
@@ -86,7 +86,7 @@ def test_everything_is_one_at_the_base_shape(base: RunConfig) -> None:
             found = scales(run, leaves(run))
             for values in (found.forward, found.lr, found.eps):
                 assert set(values.values()) == {1.0}
-            assert found.attention == run.model.head_dim**-0.5
+            assert found.attention == 8**-0.5
             assert found.logits == 1.0
 
 
