@@ -27,9 +27,9 @@ FINGERPRINT_DIGITS = 16
 _BLOCK, _BLOCKS = 1 << 20, 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
-    """A token stream in parts (arrays or memory maps) that are read as one."""
+    """A token stream in parts (arrays or memory maps) that are read as one; compared by identity."""
 
     parts: tuple[np.ndarray, ...]
 
@@ -65,7 +65,7 @@ class Stream:
         return np.concatenate(pieces)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Token streams with the vocabulary they need (None where the files do not say) and their fingerprint."""
 

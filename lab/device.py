@@ -1,5 +1,6 @@
 """Choices that follow from the device: lanes, strategy, attention, unrolling.  They never change a run's identity."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,11 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
             remat=config.remat,
         ),
     )
+
+
+def host_memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def platform() -> Literal["cpu", "gpu", "tpu"]:

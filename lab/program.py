@@ -159,7 +159,15 @@ class Program:
         return jnp.mean(self.token_losses(params, lane, tokens), axis=1)
 
     def token_losses(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
-        """Cross-entropy of every target of one batch [B, T+1] in nats, as [B, T].
+        """Cross-entropy of every target of one batch [B, T+1] in nats, as [B, T]."""
+        logits_MV = self.logits(params, lane, tokens[:, :-1])
+        target_M = tokens[:, 1:].reshape(-1).astype(jnp.int32)
+        picked_M = jnp.take_along_axis(logits_MV, target_M[:, None], axis=1)[:, 0]
+        nats_M = jax.nn.logsumexp(logits_MV, axis=-1) - picked_M
+        return nats_M.reshape(tokens.shape[0], -1)
+
+    def logits(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
+        """Logits [B*T, V] of tokens [B, T].
 
         Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the
         master weights, before the cast to the compute dtype.
@@ -167,16 +175,12 @@ class Program:
         compute = jnp.dtype(self.shape.dtype)
         scaled = {path: (value * lane.forward[path]).astype(compute) for path, value in params.items()}
         model = nnx.merge(self._graphdef, self._nest(scaled))
-        logits_MV = model(
-            tokens[:, :-1].astype(jnp.int32),
+        return model(
+            tokens.astype(jnp.int32),
             attention_scale=lane.attention,
             logit_scale=lane.logits,
             forward=self.shape.forward,
         )
-        target_M = tokens[:, 1:].reshape(-1).astype(jnp.int32)
-        picked_M = jnp.take_along_axis(logits_MV, target_M[:, None], axis=1)[:, 0]
-        nats_M = jax.nn.logsumexp(logits_MV, axis=-1) - picked_M
-        return nats_M.reshape(tokens.shape[0], -1)
 
     def train_step(
         self, lane: Lane, state: State, tokens: jax.Array, lr: jax.Array, decay: jax.Array, step: jax.Array

@@ -4,11 +4,11 @@
 snapshot is all that a resume needs, and a resumed job is bitwise equal to an uninterrupted one.
 """
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from lab import batch, schedule
 from lab.check import InputError
 from lab.config import RunConfig
-from lab.corpus import Corpus
+from lab.corpus import Corpus, Stream
 from lab.device import Execution
 from lab.program import Batches, Lane, Metrics, Program, State, program, shape_of
 from lab.record import Result
@@ -191,15 +191,10 @@ def smoothed(loss: np.ndarray) -> float:
     return float(np.mean(loss[-max(1, loss.size // 20) :]))
 
 
-_device_tokens: dict[int, tuple[Any, jax.Array]] = {}
-
-
-def _on_device(stream: Any) -> jax.Array:
-    """The stream as one device array, uploaded once per stream."""
-    if id(stream) not in _device_tokens:
-        _device_tokens.clear()
-        _device_tokens[id(stream)] = (stream, jnp.asarray(stream.array()))
-    return _device_tokens[id(stream)][1]
+@functools.lru_cache(maxsize=1)
+def _on_device(stream: Stream) -> jax.Array:
+    """The stream as one device array; units that follow each other share it."""
+    return jnp.asarray(stream.array())
 
 
 def _columns(per_run: Sequence[np.ndarray], width: int) -> np.ndarray:

@@ -204,7 +204,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _again(options: argparse.Namespace) -> str:
     """The command line that goes on with this sweep."""
-    words = ["lrlab", "sweep", options.sweep, "--out", str(options.out)]
+    command = sys.argv[0] if Path(sys.argv[0]).name == "lrlab" else "lrlab"
+    words = [command, "sweep", options.sweep, "--out", str(options.out)]
     for text in options.settings:
         words += ["--set", text]
     words += ["--smoke"] if options.smoke else []

@@ -4,6 +4,7 @@ import importlib.util
 import os
 from typing import Any
 
+from lab.device import host_memory
 from lab.record import versions
 
 # extra -> (package that it brings, what it would give)
@@ -48,11 +49,6 @@ def text(found: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
-
-
-def host_memory() -> int:
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _device_gib(device: Any) -> float | None:

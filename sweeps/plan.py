@@ -9,7 +9,7 @@ from typing import Any
 
 from lab import count, store
 from lab.config import ExecConfig, ModelConfig
-from lab.device import Execution, execution
+from lab.device import Execution, execution, host_memory
 from lab.identity import digest, dump
 from lab.optimizer import structure
 from sweeps.sweep import Run
@@ -112,12 +112,13 @@ def seconds(groups: Sequence[Group], device: Device) -> float:
 
 
 def device(platform: str) -> Device:
-    """Figures of the platform; a CPU's peak is measured by a short matrix product."""
+    """Figures of the platform; a CPU's peak is measured by a short matrix product, its memory is the machine's."""
     name = {"cpu": "cpu", "gpu": "h200-1", "tpu": "v5e-4"}[platform]
     text = resources.files("tpu_configs").joinpath(f"{name}.toml").read_text()
     found = tomllib.loads(text)
     peak = found.get("peak_flops") or _measured_flops()
-    return Device(name, peak, found["efficiency"], found["memory_gib"] * 2.0**30)
+    memory = found["memory_gib"] * 2.0**30 or host_memory()
+    return Device(name, peak, found["efficiency"], memory)
 
 
 def _measured_flops(size: int = 1024) -> float:

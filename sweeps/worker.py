@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lab import checkpoint, corpus, schedule, store, train
+from lab.check import InputError
 from lab.record import Provenance, Result, record
 from sweeps.plan import Unit
 
@@ -130,7 +131,12 @@ def _resume(job: train.Job, folder: Path) -> train.Snapshot:
     metrics = np.zeros((step, len(job.configs)))
     with job.program.precision():
         like = {"state": fresh.state, "loss": metrics, "grad_norm": metrics}
-        found = checkpoint.restore(folder, steps[-1], like)
+        try:
+            found = checkpoint.restore(folder, steps[-1], like)
+        except Exception as error:
+            raise InputError(
+                f"{folder / steps[-1]} cannot be restored ({type(error).__name__}): delete it to train these runs anew"
+            ) from error
     return train.Snapshot(step, found["state"], np.asarray(found["loss"]), np.asarray(found["grad_norm"]))
 
 

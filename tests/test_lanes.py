@@ -136,6 +136,14 @@ def test_host_fed_batches_equal_device_gathered_ones(base: RunConfig, monkeypatc
     np.testing.assert_array_equal(fed.loss, gathered.loss)
 
 
+def test_runs_that_agree_up_to_a_step_are_bitwise_equal_up_to_it(base: RunConfig) -> None:
+    """A short and a long WSD run share their stable phase; after the short one's decay begins they part."""
+    long = resolve(base, schedule__steps=24, schedule__decay_steps=8)
+    (_, short_run), (_, long_run) = trained([resolve(base)] * 2, lanes=2), trained([long] * 2, lanes=2)
+    np.testing.assert_array_equal(short_run.loss[:10], long_run.loss[:10])  # update 8 is the last at the peak
+    assert (short_run.loss[10:] != long_run.loss[10:12]).any()
+
+
 def test_metrics_come_one_segment_late(base: RunConfig) -> None:
     job = job_of(runs_of(base), lanes=4)
     seen = [(snapshot.step, snapshot.loss.shape[0]) for snapshot in train.train(job, train.start(job))]

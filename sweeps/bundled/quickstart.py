@@ -32,7 +32,7 @@ def sweep() -> Sweep:
             model=ModelConfig(depth=2, head_dim=16),
             parametrization=ParametrizationConfig(base_width=32, zero_readout=True),
             optimizer=OptimizerConfig(kind="adamw"),
-            schedule=ScheduleConfig(kind="wsd", steps=256, warmup_steps=48, decay_steps=64),
+            schedule=ScheduleConfig(kind="wsd", steps=256, warmup_steps=64, decay_steps=64),
             data=DataConfig(corpus="python-stdlib", sequences=16, length=64),
             evaluation=EvaluationConfig(sequences=512),
         ),
