@@ -43,14 +43,15 @@ class Report:
         header = [axis_label(name) for name in axes]
         lr = axis_label(self.results.optimum_axis)
         optima = [
-            [*(str(cell.values[name]) for name in axes), *_optimum_columns(cell.optimum, cell.pending)]
+            [*(str(cell.values[name]) for name in axes), *_optimum_columns(cell.optimum)]
             for cell in self.cells
         ]
         moved = [
             [describe(d.group), f"{axis_label(d.axis)} {d.start} -> {d.end}", *_drift_columns(d)] for d in self.drifts
         ]
         return (
-            ([*header, f"optimum {lr}", "95 % interval", "loss", "quality", "runs"], optima),
+            # fit: rates in the fit; div: diverged rates
+            ([*header, f"optimum {lr}", "log2, 95 % interval", "loss", "quality", "fit", "div"], optima),
             (["cells", "along", "drift (octaves)", "95 % interval"], moved),
         )
 
@@ -80,27 +81,20 @@ def write(root: Path) -> tuple[Report, Path]:
     return report, page
 
 
-def _optimum_columns(found: Optimum, pending: int) -> list[str]:
-    runs = f"{found.points} fitted" if found.lr else f"{found.points} usable"
-    runs += f", {found.diverged} diverged" if found.diverged else ""
-    runs += f", {pending} pending" if pending else ""
+def _optimum_columns(found: Optimum) -> list[str]:
+    runs = [str(found.points) if found.lr else "-", str(found.diverged)]
     loss = "-" if found.loss is None else f"{found.loss:.4f}"
     if found.lr is None or found.low is None or found.high is None:
-        best = "none" if found.best_lr is None else f"best run {power(found.best_lr)}"
-        return [best, "-", loss, found.quality, runs]
-    interval = f"{power(found.low)} .. {power(found.high)}"
-    return [f"{power(found.lr)} = {found.lr:.4g}", interval, loss, found.quality, runs]
+        best = "-" if found.best_lr is None else f"best run {math.log2(found.best_lr):.2f}"
+        return ["-", best, loss, found.quality, *runs]
+    interval = f"{math.log2(found.lr):.2f} ({math.log2(found.low):.2f} .. {math.log2(found.high):.2f})"
+    return [f"{found.lr:.4g}", interval, loss, found.quality, *runs]
 
 
 def _drift_columns(drift: Drift) -> list[str]:
     if drift.octaves is None or drift.low is None or drift.high is None:
         return ["-", "an end has no interior optimum"]
     return [f"{drift.octaves:+.2f}", f"{drift.low:+.2f} .. {drift.high:+.2f}"]
-
-
-def power(lr: float) -> str:
-    """A learning rate as a power of two: `2^-6.42`."""
-    return f"2^{math.log2(lr):.2f}"
 
 
 def _page(report: Report, pictures: Sequence[Path]) -> str:
@@ -120,8 +114,8 @@ def _page(report: Report, pictures: Sequence[Path]) -> str:
         "<h2>Optimum of each cell</h2>",
         _table(*optima),
         f'<p class="note">Local quadratic in log {html.escape(axis_label(report.results.optimum_axis))}; intervals '
-        f"from {html.escape(report.noise.source)}, and the bias of a parabola on this grid. Crosses in the figure are "
-        "diverged runs, shown and never fitted.</p>",
+        f"from {html.escape(report.noise.source)}, and the bias of a parabola on this grid. fit: rates in the fit; "
+        "div: diverged rates, crosses in the figure, shown and never fitted.</p>",
         "<h2>Drift of the optimum</h2>" + _table(*moved) if report.drifts else "",
         "<h2>Environment</h2>",
         _pre(_environments(report.results.records)),
