@@ -127,7 +127,11 @@ def _sweep(options: argparse.Namespace) -> int:
     assert options.out is not None
     out: Path = options.out
     root = out / "smoke" if options.smoke else out
-    return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=console)
+    try:
+        return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=console)
+    except KeyboardInterrupt:  # before the worker began, or a second time
+        console.print(f"interrupted; finished runs are kept; go on with\n  {_again(options)}")
+        return 130
 
 
 def _settings(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -40,7 +40,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         with StopRequest() as stop, Monitor(runs, done, sweep.optimum_axes[0], console) as monitor:
             try:
                 failures = work(units, root, monitor, stop)
-            except (Interrupted, KeyboardInterrupt):
+            except Interrupted:
                 failures = None
         finished = len(set(store.read_records(root)) & {run.run_id for run in runs})
     if failures is None:
