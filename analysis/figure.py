@@ -19,8 +19,8 @@ _COLOURS = "viridis"
 def curves(cells: Sequence[Cell], optimum_axis: str) -> Figure:
     """Loss against the learning rate: one panel per parametrization (or other named axis), a colour per size.
 
-    A ring and a bar mark a fitted optimum and its interval, a cross at the top a diverged point, an open triangle the
-    best run of a cell without an interior optimum.
+    A ring and a bar mark a fitted optimum and its interval, a cross a diverged point (at its loss, or at the top where
+    it has none or a higher one), an open triangle the best run of a cell without an interior optimum.
     """
     panels = _panels(cells)
     figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
@@ -90,7 +90,8 @@ def _curve(plot: Axes, cell: Cell, colour: Any, top: float) -> None:
     label = describe({name: value for name, value in cell.values.items() if not isinstance(value, str)})
     plot.plot(kept["lr"], kept["loss"], marker=".", color=colour, label=label)
     lost = points[points["diverged"]]
-    plot.plot(lost["lr"], [top] * len(lost), linestyle="none", marker="x", color=colour)
+    heights = [min(loss, top) if math.isfinite(loss) else top for loss in lost["loss"]]
+    plot.plot(lost["lr"], heights, linestyle="none", marker="x", color=colour)
     found = cell.optimum
     if found.lr is not None and found.low is not None and found.high is not None and found.loss is not None:
         error = [[found.lr - found.low], [found.high - found.lr]]

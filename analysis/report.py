@@ -42,10 +42,7 @@ class Report:
         axes = list(self.results.cell_axes)
         header = [axis_label(name) for name in axes]
         lr = axis_label(self.results.optimum_axis)
-        optima = [
-            [*(str(cell.values[name]) for name in axes), *_optimum_columns(cell.optimum)]
-            for cell in self.cells
-        ]
+        optima = [[*(str(cell.values[name]) for name in axes), *_optimum_columns(cell.optimum)] for cell in self.cells]
         moved = [
             [describe(d.group), f"{axis_label(d.axis)} {d.start} -> {d.end}", *_drift_columns(d)] for d in self.drifts
         ]

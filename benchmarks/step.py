@@ -42,6 +42,8 @@ from lab.program import State
 
 CHECKED = 4  # updates whose losses are compared: the last of them is the loss after 3 updates
 TOLERANCE = 1e-4  # on losses in nats, and on gradient norms relative to their size
+TOLERANCE_AFTER = 1e-2  # the same after all the timed updates, which amplify rounding
+BUSY = 1.5  # a median above this many minima tells of other work on the machine
 NO_TORCH = "PyTorch is not installed, so only our rows are shown: pip install torch"
 
 OURS: dict[str, ExecConfig] = {
@@ -82,7 +84,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """A trainer, the first updates it made, and the seconds they took, compilation included."""
+    """A trainer, the curve of the first updates it made, and the seconds they took, compilation included."""
 
     name: str
     trainer: Trainer
@@ -108,6 +110,8 @@ class Measured:
     timings: Mapping[str, Timing]
     failures: Mapping[str, str]
     difference: float
+    updates: int
+    difference_after: float
 
     def ratio(self, name: str, reference: str) -> float:
         """Time of a row over time of the reference row."""
@@ -135,7 +139,7 @@ class Ours:
 
     def initial_params(self) -> dict[str, np.ndarray]:
         """Copies of the first lane's initial parameters by path."""
-        return {path: np.array(value[0]) for path, value in train.start(self._job).state.params.items()}
+        return {path: np.array(value)[0] for path, value in train.start(self._job).state.params.items()}
 
     def train(self, updates: int) -> np.ndarray:
         state = train.start(self._job).state if self._state is None else self._state
@@ -148,7 +152,7 @@ class Ours:
             )
             metrics.append((now, steps))
         self._state = jax.block_until_ready(state)
-        return np.concatenate([[values[0, :steps] for values in now] for now, steps in metrics], axis=1)
+        return np.concatenate([[np.asarray(values)[0, :steps] for values in now] for now, steps in metrics], axis=1)
 
 
 def run_config(width: int, updates: int, source: corpus.Corpus) -> RunConfig:
@@ -212,28 +216,30 @@ def first_updates(name: str, build: Callable[[], Trainer]) -> Row:
     return Row(name, trainer, curve, time.perf_counter() - begun)
 
 
-def largest_difference(rows: Sequence[Row], reference: Row) -> float:
-    """Largest difference of first losses (nats) and gradient norms (relative) from those of the reference row.
+def largest_difference(curves: Mapping[str, np.ndarray], reference: str, allowed: float) -> float:
+    """Largest difference of losses (nats) and gradient norms (relative) from those of the reference row.
 
     Raises:
         SystemExit: a row is not the same computation; it is named, with its numbers.
     """
-    scale = np.stack([np.ones(CHECKED), reference.curve[1]])
-    largest = 0.0
+    expected = curves[reference]
+    scale = np.stack([np.ones_like(expected[1]), expected[1]])
+    differences = {name: float(np.max(np.abs(curve - expected) / scale)) for name, curve in curves.items()}
+    for name, found in differences.items():
+        if not found <= allowed:  # written so that a NaN fails
+            _fail(
+                f"'{name}' does not compute what '{reference}' does: they differ by {found:.1e}, losses "
+                f"{curves[name][0].tolist()} and {expected[0].tolist()}"
+            )
+    return max(differences.values())
+
+
+def require_equal_size(rows: Sequence[Row], reference: Row) -> None:
+    """End the program if a row trains another number of parameters."""
     for row in rows:
-        found = float(np.max(np.abs(row.curve - reference.curve) / scale))
-        if row.trainer.parameters != reference.trainer.parameters:
-            _fail(
-                f"'{row.name}' has {row.trainer.parameters} parameters, '{reference.name}' has "
-                f"{reference.trainer.parameters}"
-            )
-        if not found <= TOLERANCE:  # written so that a NaN fails
-            _fail(
-                f"'{row.name}' does not compute what '{reference.name}' does: they differ by {found:.1e} within "
-                f"{CHECKED} updates, losses {row.curve[0].tolist()} and {reference.curve[0].tolist()}"
-            )
-        largest = max(largest, found)
-    return largest
+        found, expected = row.trainer.parameters, reference.trainer.parameters
+        if found != expected:
+            _fail(f"'{row.name}' has {found} parameters, '{reference.name}' has {expected}")
 
 
 def timed(rows: Sequence[Row], *, steps: int, repeats: int) -> dict[str, list[float]]:
@@ -265,14 +271,20 @@ def measure(config: RunConfig, source: corpus.Corpus, torch_model: ModuleType | 
                 raise
             failures[name] = few_words(error)
     by_name = {row.name: row for row in rows}
-    difference = largest_difference(rows, by_name.get(EAGER, rows[0]))
+    reference = by_name.get(EAGER, rows[0])
+    require_equal_size(rows, reference)
+    difference = largest_difference({row.name: row.curve for row in rows}, reference.name, TOLERANCE)
     times = timed(rows, steps=options.steps, repeats=options.repeats)
+    # Every row has made the same updates by now.  A lane that had diverged would be frozen, and so look fast.
+    last = {row.name: row.trainer.train(CHECKED) for row in rows}
     return Measured(
         width=config.model.width,
-        parameters=rows[0].trainer.parameters,
+        parameters=reference.trainer.parameters,
         timings={name: timing(by_name[name], times[name]) for name in times},
         failures=failures,
         difference=difference,
+        updates=CHECKED + options.repeats * (1 + options.steps),
+        difference_after=largest_difference(last, reference.name, TOLERANCE_AFTER),
     )
 
 
@@ -321,8 +333,17 @@ def table(found: Sequence[Measured], reference: str) -> str:
         " " * label + f"{'min':>9}{'median':>8}{'ratio':>7}{'comp.':>6}" * len(found),
     ]
     lines += [f"{name:<{label}}" + "".join(_cells(one, name, reference) for one in found) for name in names]
-    lines += [f"{name} at width {one.width}: {why}" for one in found for name, why in one.failures.items()]
+    lines += [f"{name} at width {one.width} failed: {why}" for one in found for name, why in one.failures.items()]
+    if busy := [str(one.width) for one in found if _busy(one)]:
+        lines.append(
+            f"width {', '.join(busy)}: some medians are above {BUSY} times the minimum, so other work was using the "
+            "CPUs: run again when they are idle"
+        )
     return "\n".join(lines)
+
+
+def _busy(one: Measured) -> bool:
+    return any(row.median_ms > BUSY * row.min_ms for row in one.timings.values())
 
 
 def _mentions(one: Measured, name: str) -> bool:
@@ -342,7 +363,12 @@ def as_json(found: Sequence[Measured], reference: str, stamp: Mapping[str, str],
         {
             "width": one.width,
             "parameters": one.parameters,
-            "largest_difference": one.difference,
+            "checked": {
+                "first_updates": CHECKED,
+                "difference": one.difference,
+                "updates_in_all": one.updates,
+                "difference_after": one.difference_after,
+            },
             "rows": {
                 name: dataclasses.asdict(row) | {"ratio": one.ratio(name, reference)}
                 for name, row in one.timings.items()
@@ -382,9 +408,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _checked(one: Measured, config: RunConfig, *, has_torch: bool) -> str:
     against = "PyTorch's" if has_torch else "one another's"
     return (
-        f"width {one.width}: checked, {one.parameters} parameters in every row; the losses before update 1 and after "
-        f"{CHECKED - 1} updates at lr {config.optimizer.lr:g} (and the gradient norms) agree with {against} within "
-        f"{one.difference:.0e} (allowed {TOLERANCE:.0e})"
+        f"width {one.width}: checked: {one.parameters} parameters in every row; losses and gradient norms of the first "
+        f"{CHECKED} updates (lr {config.optimizer.lr:g}) agree with {against} within {one.difference:.0e} (allowed "
+        f"{TOLERANCE:.0e}), after {one.updates} updates within {one.difference_after:.0e}"
     )
 
 

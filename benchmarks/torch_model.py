@@ -3,6 +3,7 @@
 Letters as in `lab.model`: B batch, T sequence, D width, H heads, N head dimension, V vocabulary; U updates.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -157,8 +158,6 @@ class Trainer:
 
 def forget_compiled() -> None:
     """Drop what `torch.compile` has cached, so that each width compiles anew, as in a process of its own."""
-    import torch._dynamo  # pyright: ignore[reportMissingImports]
-    import torch._inductor.config  # pyright: ignore[reportMissingImports]
-
-    torch._inductor.config.force_disable_caches = True
-    torch._dynamo.reset()
+    warnings.filterwarnings("ignore", message=".*force_disable_caches")  # told once per compilation otherwise
+    torch.compiler.config.force_disable_caches = True
+    torch.compiler.reset()
