@@ -25,6 +25,7 @@ from typing import NoReturn, Protocol
 
 import jax
 import numpy as np
+from figures import Measured, Timing, table
 
 from lab import batch, corpus, train
 from lab.check import InputError
@@ -43,7 +44,6 @@ from lab.program import State
 CHECKED = 4  # updates whose losses are compared: the last of them is the loss after 3 updates
 TOLERANCE = 1e-4  # on losses in nats, and on gradient norms relative to their size
 TOLERANCE_AFTER = 1e-2  # the same after all the timed updates, which amplify rounding
-BUSY = 1.5  # a median above this many minima tells of other work on the machine
 NO_TORCH = "PyTorch is not installed, so only our rows are shown: pip install torch"
 
 OURS: dict[str, ExecConfig] = {
@@ -90,32 +90,6 @@ class Row:
     trainer: Trainer
     curve: np.ndarray
     first_seconds: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one update of one lane, and seconds of compilation."""
-
-    min_ms: float
-    median_ms: float
-    compile_s: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All rows of one width; a row that could not run has a few words in `failures` instead of a timing."""
-
-    width: int
-    parameters: int
-    timings: Mapping[str, Timing]
-    failures: Mapping[str, str]
-    difference: float
-    updates: int
-    difference_after: float
-
-    def ratio(self, name: str, reference: str) -> float:
-        """Time of a row over time of the reference row."""
-        return self.timings[name].min_ms / self.timings[reference].min_ms
 
 
 class Ours:
@@ -323,40 +297,6 @@ def reference_row(found: Sequence[Measured]) -> str:
     return COMPILED if all(COMPILED in one.timings for one in found) else next(iter(OURS))
 
 
-def table(found: Sequence[Measured], reference: str) -> str:
-    """The figures as text, one line per row and four columns per width."""
-    names = [*OURS, *(name for name in (EAGER, COMPILED) if any(_mentions(one, name) for one in found))]
-    label = max(map(len, names))
-    lines = [
-        f"ms per update of one lane (min, median), ratio of min to '{reference}', seconds of compilation",
-        " " * label + "".join(f"{f'width {one.width}':>30}" for one in found),
-        " " * label + f"{'min':>9}{'median':>8}{'ratio':>7}{'comp.':>6}" * len(found),
-    ]
-    lines += [f"{name:<{label}}" + "".join(_cells(one, name, reference) for one in found) for name in names]
-    lines += [f"{name} at width {one.width} failed: {why}" for one in found for name, why in one.failures.items()]
-    if busy := [str(one.width) for one in found if _busy(one)]:
-        lines.append(
-            f"width {', '.join(busy)}: some medians are above {BUSY} times the minimum, so other work was using the "
-            "CPUs: run again when they are idle"
-        )
-    return "\n".join(lines)
-
-
-def _busy(one: Measured) -> bool:
-    return any(row.median_ms > BUSY * row.min_ms for row in one.timings.values())
-
-
-def _mentions(one: Measured, name: str) -> bool:
-    return name in one.timings or name in one.failures
-
-
-def _cells(one: Measured, name: str, reference: str) -> str:
-    if name not in one.timings:
-        return f"{'failed':>9}{'':>21}"
-    row = one.timings[name]
-    return f"{row.min_ms:9.2f}{row.median_ms:8.2f}{one.ratio(name, reference):7.2f}{row.compile_s:6.1f}"
-
-
 def as_json(found: Sequence[Measured], reference: str, stamp: Mapping[str, str], options: Options) -> str:
     """Everything that was measured as one JSON object."""
     widths = [
@@ -401,7 +341,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found.append(measure(config, source, torch_model, options))
         note(_checked(found[-1], config, has_torch=torch_model is not None))
     reference = reference_row(found)
-    print(as_json(found, reference, stamp, options) if options.json else f"\n{table(found, reference)}")
+    print(
+        as_json(found, reference, stamp, options)
+        if options.json
+        else f"\n{table(found, list(OURS), (EAGER, COMPILED), reference)}"
+    )
     return 0
 
 
