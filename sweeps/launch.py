@@ -77,10 +77,10 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
     units = sum(len(group.units) for group in groups)
     lanes = ", ".join(str(n) for n in sorted({unit.execution.lanes for group in groups for unit in group.units}))
     console.print(
-        f"{len(runs)} runs, {len(groups)} programs, {len(groups)} compiles, {units} units of up to {lanes} lanes\n"
+        f"{_counted(len(runs), 'run')}, {_counted(len(groups), 'program')}, {_counted(len(groups), 'compile')}, "
+        f"{_counted(units, 'unit')} of up to {lanes} lanes\n"
         f"{planning.tokens(runs):.3g} training tokens, {planning.flops(runs):.3g} FLOPs; at {figures.efficiency:.0%} "
-        "of "
-        f"{figures.peak_flops:.2g} FLOP/s ({figures.name}) about {clock(planning.seconds(groups, figures))}",
+        f"of {figures.peak_flops:.2g} FLOP/s ({figures.name}) about {clock(planning.seconds(groups, figures))}",
     )
     largest = max(planning.memory(group) for group in groups)
     if largest > figures.memory_bytes:
@@ -92,7 +92,12 @@ def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
 
 def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finished: int, root: Path) -> str:
     kept = f", {finished} already done" if finished else ""
-    return f"{sweep.name}: {sweep.question}\n{len(runs)} runs in {len(groups)} programs{kept}; records go to {root}"
+    what = f"{_counted(len(runs), 'run')} in {_counted(len(groups), 'program')}"
+    return f"{sweep.name}: {sweep.question}\n{what}{kept}; records go to {root}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _describe(sweep: Sweep, runs: Sequence[Run], root: Path) -> None:
