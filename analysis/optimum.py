@@ -23,8 +23,7 @@ Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 # Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
 FALLBACK_SEED_SD = 0.004
 BIAS_PER_OCTAVE = 0.17
-CONFIDENCE = 0.95
-_Z = 1.96
+_Z = float(stats.norm.ppf(0.975))  # two-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -186,10 +185,9 @@ def _fieller(b: float, k: float, covariance: np.ndarray) -> tuple[float, float]:
 
     The caller has checked that the interval of k excludes 0, so the roots are real and bound the ratio.
     """
-    z2 = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) ** 2
-    p = k**2 - z2 * covariance[1, 1]
-    q = b * k - z2 * covariance[0, 1]
-    r = b**2 - z2 * covariance[0, 0]
+    p = k**2 - _Z**2 * covariance[1, 1]
+    q = b * k - _Z**2 * covariance[0, 1]
+    r = b**2 - _Z**2 * covariance[0, 0]
     root = math.sqrt(max(0.0, q**2 - p * r))
     return -(q + root) / p, -(q - root) / p
 
