@@ -117,6 +117,8 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "lr_high": found.high,
         "quality": found.quality,
         "loss": found.loss,
+        "curvature": found.curvature,
+        "asymmetry": found.asymmetry,
         "lr_best": found.best_lr,
         "lr_stable": found.stable,
         "seeds": found.seeds,

@@ -8,7 +8,7 @@ some fields to be derived (`None`): `resolve` fills them in, so that two ways of
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lab.check import check_fields, positive, require
 
@@ -400,8 +400,3 @@ def _phase_steps(config: ScheduleConfig, phase: str, *, steps: int, tokens_per_s
 
 def _divisors(n: int) -> str:
     return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested plain dicts."""
-    return dataclasses.asdict(config)

@@ -17,7 +17,6 @@ from lab.identity import paths, run_id
 from lab.override import ALIASES, apply, unknown
 
 Point = dict[str, Any]
-SEEDS = ("seed_init", "seed_data")
 
 
 @dataclass(frozen=True)
