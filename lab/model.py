@@ -5,7 +5,7 @@ L depth.  Batch and time are flattened to one axis M = B*T before every projecti
 on CPU; only attention restores them.  Blocks are stacked along a leading L axis and scanned.
 
 The modules hold shapes and the forward pass.  Initial values come from `lab.initializer`, parametrizations multiply
-parameters before they reach the model (`lab.step`), so nothing here depends on either.
+parameters before they reach the model (`lab.program`), so nothing here depends on either.
 """
 
 from collections.abc import Callable
