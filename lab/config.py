@@ -228,18 +228,15 @@ class ScheduleConfig:
                 f"schedule.{phase}_fraction={fraction} is above 1: it is a fraction of the run, not a percentage",
             )
         require(0 <= self.floor <= 1, f"schedule.floor={self.floor} is not in [0, 1]: it is a ratio to the peak")
-        decays = any(getattr(self, f"decay_{unit}") is not None for unit in ("steps", "tokens", "fraction"))
+        decays = [d for d in (self.decay_steps, self.decay_tokens, self.decay_fraction) if d is not None]
         require(
-            decays or self.kind != "wsd",
+            bool(decays) or self.kind != "wsd",
             "schedule.kind=wsd needs one of schedule.decay_steps, decay_tokens or decay_fraction (0 for none)",
         )
         require(
-            self.kind == "wsd" or not self._decay_given(),
+            self.kind == "wsd" or not any(decays),
             f"schedule.kind={self.kind} takes no decay length: use schedule.kind=wsd or set it to none",
         )
-
-    def _decay_given(self) -> bool:
-        return any(getattr(self, f"decay_{unit}") for unit in ("steps", "tokens", "fraction"))
 
     def resolve(self, tokens_per_step: int) -> "ScheduleConfig":
         """The same schedule with every duration in steps."""

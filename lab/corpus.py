@@ -67,13 +67,17 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token streams with the vocabulary they need (None where the files do not say) and their fingerprint."""
+    """Token streams with the vocabulary they need (None where the files do not say) and their fingerprint.
+
+    `largest` is the largest token that the fingerprint has seen: of every token up to 256 MiB, of a sample beyond.
+    """
 
     name: str
     train: Stream
     validation: Stream
     vocab: int | None
     fingerprint: str
+    largest: int
 
 
 def load(config: DataConfig) -> Corpus:
@@ -105,7 +109,7 @@ def _load(spec: str, tokenizer: str, fraction: float) -> Corpus:
         train.size > 0 and validation.size > 0,
         f"data.corpus={spec} leaves nothing to train on or to validate with: give a longer text",
     )
-    return Corpus(spec, train, validation, vocab, _fingerprint(train, validation, vocab))
+    return Corpus(spec, train, validation, vocab, *_fingerprint(train, validation, vocab))
 
 
 def stdlib_documents() -> list[tuple[str, bytes]]:
@@ -213,13 +217,31 @@ def _map_bin(file: Path) -> np.ndarray:
     return body
 
 
-def _fingerprint(train: Stream, validation: Stream, vocab: int | None) -> str:
-    """sha256 over both streams' lengths and tokens; streams above 256 MiB by 256 evenly spaced blocks of 1 MiB."""
+def _fingerprint(train: Stream, validation: Stream, vocab: int | None) -> tuple[str, int]:
+    """(sha256 over both streams' lengths and tokens, largest token seen).
+
+    Streams above 256 MiB are read in 256 evenly spaced blocks of 1 MiB.
+    """
+    largest = 0
     seen = hashlib.sha256(f"v1 vocab={vocab}".encode())
     for stream in (train, validation):
         for part in stream.parts:
             seen.update(f" {part.dtype.str} {part.size} ".encode())
             step = max(_BLOCK, part.nbytes // _BLOCKS) // part.itemsize
             for start in range(0, part.size, step):
-                seen.update(np.ascontiguousarray(part[start : start + _BLOCK // part.itemsize]).tobytes())
-    return seen.hexdigest()[:FINGERPRINT_DIGITS]
+                block = np.ascontiguousarray(part[start : start + _BLOCK // part.itemsize])
+                seen.update(block.tobytes())
+                largest = max(largest, int(block.max()))
+    return seen.hexdigest()[:FINGERPRINT_DIGITS], largest
+
+
+def require_known(largest: int, vocab: int) -> None:
+    """Refuse a token that the model has no embedding for: a gather would clamp it without a word.
+
+    Raises:
+        InputError: naming the token and the vocabulary.
+    """
+    require(
+        largest < vocab,
+        f"model.vocab={vocab} is too small for token {largest} of data.corpus: set it to {largest + 1} or more",
+    )

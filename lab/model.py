@@ -8,6 +8,7 @@ The modules hold shapes and the forward pass.  Initial values come from `lab.ini
 parameters before they reach the model (`lab.program`), so nothing here depends on either.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -267,8 +268,9 @@ def base_dims(model: ModelConfig, parametrization: ParametrizationConfig) -> dic
     }
 
 
+@functools.lru_cache(maxsize=32)
 def abstract(config: ModelConfig, length: int) -> tuple[Any, dict[str, Any]]:
-    """(graph definition, parameter shapes by path) of a resolved model; nothing is allocated."""
+    """(graph definition, parameter shapes by path) of a resolved model; nothing is allocated.  Cached: leave as is."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, length)))
     return graphdef, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 

@@ -215,21 +215,21 @@ class Program:
         begin: jax.Array,
         steps: jax.Array,
     ) -> tuple[State, Metrics]:
-        def one(lane: Lane, state: State, lr: jax.Array, decay: jax.Array) -> tuple[State, Metrics]:
-            return self._segment_lane(lane, state, batches, lr, decay, begin, steps)
-
+        one = functools.partial(self._segment_lane, batches, begin, steps)
         return self._over_lanes(one)(lane, state, lr.T, decay.T)
 
     def _segment_lane(
         self,
-        lane: Lane,
-        state: State,
         batches: Batches,
-        lr: jax.Array,
-        decay: jax.Array,
         begin: jax.Array,
         steps: jax.Array,
+        lane: Lane,
+        state: State,
+        lr: jax.Array,
+        decay: jax.Array,
     ) -> tuple[State, Metrics]:
+        """One lane's part of a segment; the first three arguments are the same for all lanes."""
+
         def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
             state, metrics = carry
             tokens = _batch(batches, i, lane.data, self.shape.length)

@@ -17,7 +17,7 @@ import numpy as np
 from lab import batch, schedule
 from lab.check import InputError
 from lab.config import RunConfig
-from lab.corpus import Corpus, Stream
+from lab.corpus import Corpus, Stream, require_known
 from lab.device import Execution
 from lab.program import Batches, Lane, Metrics, Program, State, program, shape_of
 from lab.record import Result
@@ -96,13 +96,21 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) 
     compiled = program(shape)
     lane, seeds = compiled.lanes(configs)
     first = configs[0]
+    assert first.model.vocab is not None
     data = first.data
     starts = batch.validation_starts(corpus.validation.size, data.length, first.evaluation.sequences)
     return Job(
         configs=tuple(configs),
         program=compiled,
         lane=lane,
-        feed=Feed(corpus, seeds, sequences=data.sequences, length=data.length, segment=shape.segment),
+        feed=Feed(
+            corpus,
+            seeds,
+            vocab=first.model.vocab,
+            sequences=data.sequences,
+            length=data.length,
+            segment=shape.segment,
+        ),
         validation=corpus.validation.windows(starts, data.length + 1),
         rates=_columns([schedule.rates(config) for config in configs], shape.lanes),
         decays=_columns([schedule.decays(config) for config in configs], shape.lanes),
@@ -158,8 +166,10 @@ def finish(job: Job, snapshot: Snapshot) -> list[Result]:
 class Feed:
     """The batches of a job's segments: window starts into a corpus on the device, or the windows themselves."""
 
-    def __init__(self, corpus: Corpus, seeds: Sequence[int], *, sequences: int, length: int, segment: int) -> None:
-        self._stream, self._seeds = corpus.train, tuple(seeds)
+    def __init__(
+        self, corpus: Corpus, seeds: Sequence[int], *, vocab: int, sequences: int, length: int, segment: int
+    ) -> None:
+        self._stream, self._seeds, self._vocab = corpus.train, tuple(seeds), vocab
         self._sequences, self._length, self._segment = sequences, length, segment
         batch.window_count(self._stream.size, length)
         small = self._stream.nbytes <= DEVICE_BYTES
@@ -183,12 +193,14 @@ class Feed:
         )
         if self._tokens is not None:
             return Batches(self._tokens, jnp.asarray(starts_SUB.astype(np.int32)), None)
-        return Batches(None, None, jnp.asarray(self._stream.windows(starts_SUB, self._length + 1)))
+        windows = self._stream.windows(starts_SUB, self._length + 1)
+        require_known(int(windows.max()), self._vocab)  # a large corpus was only sampled when it was loaded
+        return Batches(None, None, jnp.asarray(windows))
 
 
-def smoothed(loss: np.ndarray) -> float:
-    """Mean of the last twentieth of a loss curve."""
-    return float(np.mean(loss[-max(1, loss.size // 20) :]))
+def smoothed(loss: np.ndarray) -> np.ndarray:
+    """Mean of the last twentieth of loss curves [updates, ...]."""
+    return np.mean(loss[-max(1, loss.shape[0] // 20) :], axis=0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -210,4 +222,4 @@ def _result(loss: np.ndarray, validation: np.ndarray, diverged: int, tokens: int
         step = diverged if diverged >= 0 else loss.size
         return Result("diverged", None, None, tokens, None, last, step)
     error = float(validation.std(ddof=1) / np.sqrt(validation.size))
-    return Result("done", float(validation.mean()), error, tokens, smoothed(loss), last, None)
+    return Result("done", float(validation.mean()), error, tokens, float(smoothed(loss)), last, None)

@@ -1,6 +1,6 @@
 """Launching a sweep into a store: plan, skip what is done, work, and say how it went."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     """
     runs = resolved(sweep, smoke=smoke)
     with store.locked(root):
-        _describe(sweep, runs, root)
         done = {run_id: record["validation"]["loss"] for run_id, record in store.read_records(root).items()}
+        _describe(sweep, runs, root, done)
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
             console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
@@ -35,7 +35,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         from lab.device import platform
 
         groups = planning.plan(runs, sweep.execution, platform=platform())
-        units = planning.pending(groups, root)
+        units = planning.pending(groups, done)
         console.print(_opening(sweep, runs, groups, finished, root))
         with StopRequest() as stop, Monitor(runs, done, sweep.optimum_axes[0], console) as monitor:
             try:
@@ -100,7 +100,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _describe(sweep: Sweep, runs: Sequence[Run], root: Path) -> None:
+def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[str]) -> None:
     """Write `sweep.json` and every run's `config.json`; runs of an earlier grid stay listed if they are finished.
 
     Raises:
@@ -114,8 +114,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path) -> None:
             before["name"] == sweep.name and before["base"] == base,
             f"{root} holds the sweep {before['name']}, made with another base configuration: use another --out",
         )
-        records = store.read_records(root)
-        kept = {run_id: point for run_id, point in before["runs"].items() if run_id in records}
+        kept = {run_id: point for run_id, point in before["runs"].items() if run_id in done}
     points = {run.run_id: run.point for run in runs} | kept
     axes = list(dict.fromkeys(name for point in points.values() for name in point))
     text = {

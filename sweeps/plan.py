@@ -1,13 +1,12 @@
 """Planning: runs grouped by program, packed into units, with their cost before it is paid."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from lab import count, store
+from lab import count
 from lab.config import ExecConfig, ModelConfig
 from lab.device import Execution, execution, host_memory
 from lab.identity import digest, dump
@@ -80,9 +79,8 @@ def plan(runs: Sequence[Run], settings: ExecConfig, *, platform: str) -> list[Gr
     return groups
 
 
-def pending(groups: Sequence[Group], root: Path) -> list[Unit]:
-    """Units that still have runs without a record, narrowed to those runs."""
-    done = set(store.read_records(root)) if root.is_dir() else set()
+def pending(groups: Sequence[Group], done: Collection[str]) -> list[Unit]:
+    """Units that still have runs whose id is not in `done`, narrowed to those runs."""
     found = []
     for unit in (unit for group in groups for unit in group.units):
         missing = tuple(run for run in unit.runs if run.run_id not in done)

@@ -72,7 +72,7 @@ class Monitor:
     def advanced(self, unit: Unit, snapshot: train.Snapshot) -> None:
         self._partial = self._share(unit, snapshot.step)
         if snapshot.loss.shape[0]:
-            losses = snapshot.loss[-max(1, snapshot.loss.shape[0] // 20) :].mean(axis=0)
+            losses = train.smoothed(snapshot.loss)
             self._running = {
                 run.run_id: float(loss) for run, loss in zip(unit.runs, losses, strict=True) if math.isfinite(loss)
             }

@@ -135,11 +135,13 @@ def resolved(sweep: Sweep, *, smoke: bool = False) -> list[Run]:
 
 
 def check_fits(config: RunConfig, text: corpus.Corpus) -> None:
-    """Require that the corpus holds a training window and the validation sequences.
+    """Require that the corpus holds a training window and the validation sequences, and no unknown token.
 
     Raises:
         InputError: naming the setting that does not fit.
     """
+    assert config.model.vocab is not None
+    corpus.require_known(text.largest, config.model.vocab)
     batch.window_count(text.train.size, config.data.length)
     batch.validation_starts(text.validation.size, config.data.length, config.evaluation.sequences)
 

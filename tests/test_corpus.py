@@ -1,14 +1,26 @@
 """Corpora: what they hold, that train and validation never overlap, and that a fingerprint tells texts apart."""
 
+import dataclasses
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lab import corpus
-from lab.config import DataConfig
+from lab import corpus, train
+from lab.check import InputError
+from lab.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExecConfig,
+    ModelConfig,
+    ParametrizationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from lab.corpus import Stream
+from lab.device import execution
+from sweeps.sweep import Run, Sweep, axis, resolved
 
 
 def load(spec: str, **fields: object) -> corpus.Corpus:
@@ -107,6 +119,32 @@ def test_damaged_token_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "odd.bin").write_bytes(b"abc")
     with pytest.raises(ValueError, match=r"odd\.bin is not a uint16 token file: its size is 3 bytes"):
         load(f"bin:{tmp_path / 'odd.bin'}")
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gather clamps an unknown token without a word, so it may not get that far."""
+    tokens = np.arange(3000, dtype=np.uint16) % 300
+    tokens.tofile(tmp_path / "train.bin")
+    config = RunConfig(
+        model=ModelConfig(width=16, depth=1, head_dim=8, vocab=299),
+        parametrization=ParametrizationConfig(base_width=16),
+        schedule=ScheduleConfig(steps=4, decay_steps=1),
+        data=DataConfig(corpus=f"bin:{tmp_path}/train.bin", sequences=2, length=16),
+        evaluation=EvaluationConfig(sequences=2),
+    )
+
+    def runs(vocab: int) -> list[Run]:
+        return resolved(Sweep("bin", "?", "none", "none", config, axis("model.vocab", vocab)))
+
+    with pytest.raises(InputError, match=r"model\.vocab=299 is too small for token 299 .* to 300 or more"):
+        runs(299)
+    (run,) = runs(300)
+    monkeypatch.setattr(train, "DEVICE_BYTES", 0)  # fed from the host, where each batch is looked at
+    small = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, vocab=299))
+    how = execution(ExecConfig(), small.model, platform="cpu", runs=1)
+    feed = train.prepare([small], how, corpus.load(small.data)).feed
+    with pytest.raises(InputError, match=r"model\.vocab=299 is too small for token 299"):
+        feed.batches(0)
 
 
 def test_a_stream_in_parts_reads_like_one_array() -> None:

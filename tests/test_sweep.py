@@ -150,10 +150,10 @@ def test_unit_ids_are_stable_and_follow_their_lanes(base: RunConfig) -> None:
 def test_finished_runs_are_left_out(base: RunConfig, tmp_path: Path) -> None:
     runs = resolved(grid(base))
     groups = planned(runs, lanes=4)
-    assert len(plan.pending(groups, tmp_path)) == 4
+    assert len(plan.pending(groups, store.read_records(tmp_path))) == 4
     for run in groups[0].units[0].runs + groups[0].units[1].runs[:1]:
         store.write_record(tmp_path, {"run_id": run.run_id})
-    left = plan.pending(groups, tmp_path)
+    left = plan.pending(groups, store.read_records(tmp_path))
     assert len(left) == 3
     assert left[0].runs == groups[0].units[1].runs[1:]
     assert left[0].execution.lanes == 4

@@ -1,0 +1,58 @@
+"""Does a rate tuned at width 32 hold at width 256?  The slope of the log optimum against the log width.
+
+Question: how does the best learning rate move over three doublings of the width, under the standard parametrization
+(sp) and under muP?
+Command: `lrlab sweep lr_vs_width --out results/lr_vs_width && lrlab report results/lr_vs_width`; on a GPU add
+`--set model.width=32,64,128,256,512,1024` (sp's window then follows the width no more: give optimizer.lr too).
+Cost: 192 runs, 101 million training tokens, about half an hour on 2 CPU cores.
+Expected picture: muP's slope is 0 within +-0.1; sp's is near -1 (the optimum halves with every doubling).
+"""
+
+import math
+
+from lab.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParametrizationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from sweeps.sweep import Point, Sweep, axis, chain, product
+
+WIDTHS = (32, 64, 128, 256)
+BASE_WIDTH = 32
+# Eight rates a factor sqrt(2) apart around the optimum at the base width, 2^-6.25.
+LOWEST, RATES = -8.0, 8
+
+
+def sweep() -> Sweep:
+    """2 parametrizations x 4 widths x 8 learning rates a factor sqrt(2) apart x 3 seeds."""
+    return Sweep(
+        name="lr_vs_width",
+        question="How does the best learning rate move from width 32 to 256, under sp and under muP?",
+        cost="192 runs, 101 million tokens, about half an hour on 2 CPU cores",
+        expected="muP's slope of log optimum against log width is 0 within 0.1, sp's is near -1",
+        base=RunConfig(
+            model=ModelConfig(depth=2, head_dim=16),
+            parametrization=ParametrizationConfig(base_width=BASE_WIDTH, zero_readout=True),
+            optimizer=OptimizerConfig(kind="adamw"),
+            schedule=ScheduleConfig(kind="wsd", steps=512, warmup_steps=128, decay_steps=128),
+            data=DataConfig(corpus="python-stdlib", sequences=16, length=64),
+            evaluation=EvaluationConfig(sequences=512),
+        ),
+        points=chain(*(_cells(name, width) for name in ("sp", "mup") for width in WIDTHS)),
+    )
+
+
+def _cells(name: str, width: int) -> list[Point]:
+    """One cell: sp's window moves down one octave per doubling, so that it stays around the optimum."""
+    shift = -math.log2(width / BASE_WIDTH) if name == "sp" else 0.0
+    rates = (2.0 ** (LOWEST + shift + step / 2) for step in range(RATES))
+    return product(
+        axis("model.width", width),
+        axis("parametrization.name", name),
+        axis("seed", 0, 1, 2),
+        axis("optimizer.lr", *rates),
+    )
