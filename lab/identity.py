@@ -1,7 +1,7 @@
 """Identity of a run: canonical JSON of its configuration, and the `run_id` that hashes it.
 
-A field added after schema 1 states, in its metadata, the value that behaves as before (`added(...)`).  It is left
-out of the canonical form while it has that value, so old ids stay what they were.
+A field added after schema 1 states the value that behaves as before (`lab.config.field.added`).  It is left out of the
+canonical form while it has that value, so old ids stay what they were.
 """
 
 import dataclasses
@@ -18,12 +18,6 @@ SCHEMA = 1
 ID_DIGITS = 12
 
 T = TypeVar("T")
-
-
-def added(*, schema: int, frozen: Any, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that joined in `schema` and whose old behaviour is `frozen` (also its default)."""
-    default = frozen if default is dataclasses.MISSING else default
-    return dataclasses.field(default=default, metadata={"schema": schema, "frozen": frozen})
 
 
 def canonical(config: Any) -> dict[str, Any]:

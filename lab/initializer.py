@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lab.role import Role
+from lab.role import Leaf, Role
 
 
 def initial_params(
     key: jax.Array,
-    shapes: Mapping[str, tuple[int, ...]],
-    roles: Mapping[str, Role],
+    leaves: Mapping[str, Leaf],
     init_std: Mapping[str, jax.Array],
     dtype: Any,
 ) -> dict[str, jax.Array]:
@@ -23,10 +22,10 @@ def initial_params(
     may be traced, which lets lanes with different stds share one program.
     """
     params: dict[str, jax.Array] = {}
-    for path, shape in shapes.items():
-        if roles[path] == Role.GAIN:
-            params[path] = jnp.ones(shape, dtype)
+    for path, leaf in leaves.items():
+        if leaf.role == Role.GAIN:
+            params[path] = jnp.ones(leaf.shape, dtype)
         else:
             leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-            params[path] = init_std[path] * jax.random.normal(leaf_key, shape, dtype)
+            params[path] = init_std[path] * jax.random.normal(leaf_key, leaf.shape, dtype)
     return params

@@ -18,28 +18,30 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lab.config import ModelConfig, ParametrizationConfig, RunConfig
-from lab.role import Leaf, Role, RoleRow, assign
+from lab.parametrization import TABLE
+from lab.role import Leaf, Place, Role, RoleRow, assign
 
 ROLES: tuple[RoleRow, ...] = (
-    RoleRow("embedding/*", Role.EMBEDDING, "one", "width"),
-    RoleRow("blocks/*_norm/gain", Role.GAIN, "one", "width"),
-    RoleRow("blocks/*_norm/bias", Role.BIAS, "one", "width"),
-    RoleRow("blocks/attention/query/kernel", Role.HIDDEN, "width", "attention"),
-    RoleRow("blocks/attention/key/kernel", Role.HIDDEN, "width", "kv"),
-    RoleRow("blocks/attention/value/kernel", Role.HIDDEN, "width", "kv"),
-    RoleRow("blocks/attention/output/kernel", Role.HIDDEN, "attention", "width"),
-    RoleRow("blocks/attention/query/bias", Role.BIAS, "one", "attention"),
-    RoleRow("blocks/attention/key/bias", Role.BIAS, "one", "kv"),
-    RoleRow("blocks/attention/value/bias", Role.BIAS, "one", "kv"),
-    RoleRow("blocks/attention/output/bias", Role.BIAS, "one", "width"),
-    RoleRow("blocks/attention/qk/query_gain", Role.GAIN, "one", "head_dim"),
-    RoleRow("blocks/attention/qk/key_gain", Role.GAIN, "one", "head_dim"),
-    RoleRow("blocks/mlp/up/kernel", Role.HIDDEN, "width", "mlp"),
-    RoleRow("blocks/mlp/gate/kernel", Role.HIDDEN, "width", "mlp"),
-    RoleRow("blocks/mlp/down/kernel", Role.HIDDEN, "mlp", "width"),
-    RoleRow("blocks/mlp/up/bias", Role.BIAS, "one", "mlp"),
-    RoleRow("blocks/mlp/gate/bias", Role.BIAS, "one", "mlp"),
-    RoleRow("blocks/mlp/down/bias", Role.BIAS, "one", "width"),
+    RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
+    RoleRow("embedding/position", Role.EMBEDDING, "length", "width"),
+    RoleRow("blocks/*_norm/gain", Role.GAIN, "one", "width", Place.BLOCK),
+    RoleRow("blocks/*_norm/bias", Role.BIAS, "one", "width", Place.BLOCK),
+    RoleRow("blocks/attention/query/kernel", Role.HIDDEN, "width", "attention", Place.BLOCK),
+    RoleRow("blocks/attention/key/kernel", Role.HIDDEN, "width", "kv", Place.BLOCK),
+    RoleRow("blocks/attention/value/kernel", Role.HIDDEN, "width", "kv", Place.BLOCK),
+    RoleRow("blocks/attention/output/kernel", Role.HIDDEN, "attention", "width", Place.BRANCH_END),
+    RoleRow("blocks/attention/query/bias", Role.BIAS, "one", "attention", Place.BLOCK),
+    RoleRow("blocks/attention/key/bias", Role.BIAS, "one", "kv", Place.BLOCK),
+    RoleRow("blocks/attention/value/bias", Role.BIAS, "one", "kv", Place.BLOCK),
+    RoleRow("blocks/attention/output/bias", Role.BIAS, "one", "width", Place.BRANCH_END),
+    RoleRow("blocks/attention/qk/query_gain", Role.GAIN, "one", "head_dim", Place.BLOCK),
+    RoleRow("blocks/attention/qk/key_gain", Role.GAIN, "one", "head_dim", Place.BLOCK),
+    RoleRow("blocks/mlp/up/kernel", Role.HIDDEN, "width", "mlp", Place.BLOCK),
+    RoleRow("blocks/mlp/gate/kernel", Role.HIDDEN, "width", "mlp", Place.BLOCK),
+    RoleRow("blocks/mlp/down/kernel", Role.HIDDEN, "mlp", "width", Place.BRANCH_END),
+    RoleRow("blocks/mlp/up/bias", Role.BIAS, "one", "mlp", Place.BLOCK),
+    RoleRow("blocks/mlp/gate/bias", Role.BIAS, "one", "mlp", Place.BLOCK),
+    RoleRow("blocks/mlp/down/bias", Role.BIAS, "one", "width", Place.BRANCH_END),
     RoleRow("final_norm/gain", Role.GAIN, "one", "width"),
     RoleRow("final_norm/bias", Role.BIAS, "one", "width"),
     RoleRow("readout/kernel", Role.READOUT, "width", "vocab"),
@@ -240,8 +242,8 @@ ATTENTION: dict[str, AttentionFn] = {
 }
 
 
-def dims(config: ModelConfig) -> dict[str, int]:
-    """The named fan dimensions of a resolved model."""
+def dims(config: ModelConfig, length: int) -> dict[str, int]:
+    """The named fan dimensions of a resolved model that reads `length` tokens."""
     assert config.heads is not None and config.kv_heads is not None and config.head_dim is not None
     assert config.mlp_width is not None and config.vocab is not None
     return {
@@ -252,20 +254,22 @@ def dims(config: ModelConfig) -> dict[str, int]:
         "head_dim": config.head_dim,
         "mlp": config.mlp_width,
         "vocab": config.vocab,
+        "length": length,
     }
 
 
-def base_dims(model: ModelConfig, parametrization: ParametrizationConfig) -> dict[str, int]:
-    """The same dimensions at the base shape; the vocabulary does not grow."""
+def base_dims(model: ModelConfig, length: int, parametrization: ParametrizationConfig) -> dict[str, int]:
+    """The same dimensions at the base shape (1 where the parametrization is absolute); vocabulary and length stay."""
     base = parametrization
     assert base.base_head_dim is not None and base.base_kv_width is not None and base.base_mlp_width is not None
-    return dims(model) | {
+    growing = {
         "width": base.base_width,
         "attention": base.base_width,
         "kv": base.base_kv_width,
         "head_dim": base.base_head_dim,
         "mlp": base.base_mlp_width,
     }
+    return dims(model, length) | (dict.fromkeys(growing, 1) if TABLE[base.name].absolute else growing)
 
 
 @functools.lru_cache(maxsize=32)
@@ -277,13 +281,20 @@ def abstract(config: ModelConfig, length: int) -> tuple[Any, dict[str, Any]]:
 
 def leaves(config: RunConfig) -> dict[str, Leaf]:
     """Role, shape and fans of every parameter of a resolved run."""
-    _, variables = abstract(config.model, config.data.length)
-    return assign(
-        ROLES,
-        {path: variable.shape for path, variable in variables.items()},
-        dims=dims(config.model),
-        base_dims=base_dims(config.model, config.parametrization),
-    )
+    model, length = config.model, config.data.length
+    return _leaves(model, length, tuple(sorted(base_dims(model, length, config.parametrization).items())))
+
+
+def layout(model: ModelConfig, length: int) -> dict[str, Leaf]:
+    """The same without a base shape: what a program needs to know about its leaves."""
+    return _leaves(model, length, tuple(sorted(dims(model, length).items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _leaves(model: ModelConfig, length: int, base: tuple[tuple[str, int], ...]) -> dict[str, Leaf]:
+    _, variables = abstract(model, length)
+    shapes = {path: variable.shape for path, variable in variables.items()}
+    return assign(ROLES, shapes, dims=dims(model, length), base_dims=dict(base))
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

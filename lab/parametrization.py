@@ -1,138 +1,275 @@
-"""Parametrizations as a table: one rule per role, each a row of exponents of the width ratio.
+"""Parametrizations as a table: for each role a row of exponents of the width ratio m.
 
-m is the fan-in ratio of a matrix to the base model (for embeddings, gains and biases the ratio of their growing
-dimension).  With a rule's exponents a leaf gets
+m is the fan-in of a matrix over its fan-in in the base model; for embeddings, gains and biases the ratio of their
+growing dimension.  A leaf gets
 
-    std     = base std * m^init             initial standard deviation
-    forward = m^forward                     factor on the weight in the forward pass
-    lr      = m^lr  (Adam), m^lr_sgd * m_out^lr_sgd_out  (SGD)
-    eps     = m^eps                         Adam's epsilon, outside the square root
+    init    initial standard deviation * m^init
+    forward factor m^forward on the weight in the forward pass
+    eps     Adam's eps * m^eps: the exponent of its gradient's root mean square
+    rate    learning rate * m^rate, one exponent per optimizer and alignment (full, none, classical)
 
-so that at the base shape every parametrization is the identity.  Sources: `sp` is fan-in initialisation with one
-rate; `mup` is Table 8 of Tensor Programs V (arXiv 2203.03466), its SGD column as in MuSGD of its authors' code (hidden
-rate fan-out over fan-in ratio), its eps column from the gradient scale of each role (Everett et al., 2407.05872).
+so at the base shape every parametrization is the identity.  Sources: `sp_per_layer`, `ntk`, `mup_tp4` and `mean_field`
+are the four parametrizations of Everett et al. (arXiv 2407.05872), `mup` and `mup_table3` the forms of Tables 8 and 3
+of Tensor Programs V (2203.03466), `mup_tp4` that of Tensor Programs IV (2011.14522).  `sp` is fan-in initialisation and
+`sp_gpt2` a constant standard deviation, both with one rate for all.  The SGD, Adam and Adafactor rates solve the
+stability conditions of `tests/test_exponents.py`, which re-derives them.
+
+Forms.  A factor A on a weight with initial std B, Adam rate C (SGD: C) and eps E is the same model as A t, B / t, C / t
+(SGD: C / t^2), E t (2203.03466, Lemma J.1).  So `mup`, `mup_table3`, `mup_tp4` and (under full alignment) `mean_field`
+are four forms of one parametrization, and `sp_per_layer` and `ntk` two forms of another.
+
+Gains and biases (vectors) act like the embedding's effective weight in every parametrization: they feed the same stream
+and their length grows with it.
+
+Lion's update is a sign, of root mean square 1 like Adam's, so it takes Adam's rates; it has no eps.
+
+Muon's update of a hidden matrix has all singular values near 1, times a shape factor (`lab.optimizer.muon_scale`).  A
+layer's outputs move by O(1) when the effective update `m^forward * lr * scale * U` has spectral norm of order
+`sqrt(fan_out / fan_in)` (Yang et al., 2310.17813).  `keller` and `spectral` provide that factor themselves, so their
+rate is `m^-forward`; `moonlight` provides `sqrt(max(fan_in, fan_out))`, of order m^1/2, so its rate is
+`m^(-forward - 1/2)`.  Everything but hidden matrices has Adam's rates.
+
+`u_mup` (Blake et al., 2407.17465, Table 2) is absolute: its base dimensions are 1 and its base stds 1, so m is the
+dimension itself.  Hidden and readout rows are `mean_field`'s under full alignment: with unit-variance weights the
+factors fan_in^-1/2 and fan_in^-1 keep outputs of order 1 (readout: up to its first updates), and Adam's rates
+fan_in^-1/2 and 1 move them by O(1).  Its embedding rate m^-1/2 is the one rule that is not muP's; its authors found it
+in experiments and state that they have no theory for it.  Only weights follow u-muP here, not its unit-scaled
+operations; eps therefore follows the gradients of the plain operations.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lab.check import InputError
-from lab.config import RunConfig
-from lab.role import Leaf, Role
+from lab.check import InputError, require
+from lab.config import OptimizerConfig, ParametrizationConfig
+from lab.role import Role
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Exponents of the width ratio for one role; see the module's formulas."""
+class Rate:
+    """Exponents of a learning rate for the three alignments; `classical` is `full` unless it is given."""
+
+    full: float
+    none: float | None = None
+    classical: float | None = None
+
+    def of(self, alignment: str) -> float:
+        found = {"full": self.full, "none": self.none, "classical": self.classical}[alignment]
+        return self.full if found is None else found
+
+
+@dataclass(frozen=True)
+class Row:
+    """Exponents of one role.
+
+    `sgd_out` is the part of SGD's exponent that follows the fan-out ratio instead of the fan-in ratio, which matters
+    where the two differ (MuSGD's hidden rate: fan-out over fan-in ratio).
+    """
 
     init: float = 0.0
     forward: float = 0.0
-    lr: float = 0.0
-    lr_sgd: float = 0.0
-    lr_sgd_out: float = 0.0
     eps: float = 0.0
+    adam: Rate = field(default_factory=lambda: Rate(0))
+    sgd: Rate = field(default_factory=lambda: Rate(0))
+    adafactor: Rate = field(default_factory=lambda: Rate(0))
+    sgd_out: float = 0.0
 
 
 @dataclass(frozen=True)
 class Parametrization:
-    """Rules for every role, and the exponent of the head-dimension ratio in the attention scale.
+    """Rows by role, and what does not belong to a leaf.
 
-    Attention logits are multiplied by `head_dim^-1/2 * (head_dim / base_head_dim)^attention`: 0 gives
-    1/sqrt(d), -1/2 gives sqrt(d0)/d.  `tied_logits` is the exponent of m on the logits of a tied readout,
-    None where tying contradicts the rules.
+    Attention logits are multiplied by `head_dim^-1/2 * (head_dim / base_head_dim)^attention`: 0 gives 1/sqrt(d), -1/2
+    gives sqrt(d0)/d.  `alignments` are the ones that it distinguishes, `absolute` ones have a base shape of 1.
     """
 
-    rules: Mapping[Role, Rule]
-    attention: float
-    tied_logits: float | None
+    embedding: Row
+    hidden: Row
+    readout: Row
+    vector: Row
+    attention: float = 0.0
+    alignments: tuple[str, ...] = ("full", "none", "classical")
+    one_rate: bool = False
+    absolute: bool = False
 
+    def row(self, role: Role) -> Row:
+        rows = {Role.EMBEDDING: self.embedding, Role.HIDDEN: self.hidden, Role.READOUT: self.readout}
+        return rows.get(role, self.vector)
+
+
+# fmt: off
+_HALF = 1 / 2
+_MUP_HIDDEN = Row(
+    init=-_HALF, eps=-1,
+    adam=Rate(-1, -_HALF), sgd=Rate(0, _HALF), adafactor=Rate(-_HALF, 0), sgd_out=1,
+)
+_MUP_VECTOR = Row(eps=-1, adam=Rate(0), sgd=Rate(1), adafactor=Rate(0))
+_SP_VECTOR = Row(
+    eps=-_HALF, adam=Rate(0, 0, -_HALF), sgd=Rate(_HALF, _HALF, 0), adafactor=Rate(0, 0, -_HALF),
+)
+_MEAN_FIELD_HIDDEN = Row(
+    forward=-_HALF, eps=-3 / 2,
+    adam=Rate(-_HALF, 0), sgd=Rate(1, 3 / 2), adafactor=Rate(-_HALF, 0), sgd_out=1,
+)
+_MEAN_FIELD_READOUT = Row(
+    forward=-1, eps=-1, adam=Rate(0, _HALF), sgd=Rate(1), adafactor=Rate(0, _HALF),
+)
 
 TABLE: dict[str, Parametrization] = {
+    "sp_gpt2": Parametrization(
+        embedding=Row(), hidden=Row(), readout=Row(), vector=Row(), alignments=("full",), one_rate=True,
+    ),
     "sp": Parametrization(
-        rules={
-            Role.EMBEDDING: Rule(),
-            Role.HIDDEN: Rule(init=-0.5),
-            Role.READOUT: Rule(init=-0.5),
-            Role.GAIN: Rule(),
-            Role.BIAS: Rule(),
-        },
-        attention=0.0,
-        tied_logits=0.0,
+        embedding=Row(), hidden=Row(init=-_HALF), readout=Row(init=-_HALF), vector=Row(),
+        alignments=("full",), one_rate=True,
+    ),
+    "sp_per_layer": Parametrization(
+        embedding=_SP_VECTOR,
+        hidden=Row(
+            init=-_HALF, eps=-_HALF,
+            adam=Rate(-1, -_HALF, -3 / 2), sgd=Rate(-_HALF, 0, -1), adafactor=Rate(-_HALF, 0, -1),
+        ),
+        readout=Row(
+            init=-_HALF,
+            adam=Rate(-1, -_HALF, -1), sgd=Rate(-1, -_HALF, -1), adafactor=Rate(-_HALF, 0, -_HALF),
+        ),
+        vector=_SP_VECTOR,
+    ),
+    "ntk": Parametrization(
+        embedding=_SP_VECTOR,
+        hidden=Row(
+            forward=-_HALF, eps=-1,
+            adam=Rate(-_HALF, 0, -1), sgd=Rate(_HALF, 1, 0), adafactor=Rate(-_HALF, 0, -1),
+        ),
+        readout=Row(
+            forward=-_HALF, eps=-_HALF,
+            adam=Rate(-_HALF, 0, -_HALF), sgd=Rate(0, _HALF, 0), adafactor=Rate(-_HALF, 0, -_HALF),
+        ),
+        vector=_SP_VECTOR,
     ),
     "mup": Parametrization(
-        rules={
-            Role.EMBEDDING: Rule(lr_sgd=1.0, eps=-1.0),
-            Role.HIDDEN: Rule(init=-0.5, lr=-1.0, lr_sgd=-1.0, lr_sgd_out=1.0, eps=-1.0),
-            Role.READOUT: Rule(forward=-1.0, lr_sgd=1.0, eps=-1.0),
-            Role.GAIN: Rule(lr_sgd=1.0, eps=-1.0),
-            Role.BIAS: Rule(lr_sgd=1.0, eps=-1.0),
-        },
-        attention=-0.5,
-        tied_logits=-1.0,
+        embedding=_MUP_VECTOR,
+        hidden=_MUP_HIDDEN,
+        readout=Row(forward=-1, eps=-1, adam=Rate(0, _HALF), sgd=Rate(1), adafactor=Rate(0, _HALF)),
+        vector=_MUP_VECTOR,
+        attention=-_HALF,
+    ),
+    "mup_table3": Parametrization(
+        embedding=_MUP_VECTOR,
+        hidden=_MUP_HIDDEN,
+        readout=Row(init=-1, adam=Rate(-1, -_HALF), sgd=Rate(-1), adafactor=Rate(0, _HALF)),
+        vector=_MUP_VECTOR,
+        attention=-_HALF,
+    ),
+    "mup_tp4": Parametrization(
+        embedding=Row(
+            init=-_HALF, forward=_HALF, eps=-_HALF, adam=Rate(-_HALF), sgd=Rate(0), adafactor=Rate(0),
+        ),
+        hidden=_MUP_HIDDEN,
+        readout=Row(
+            init=-_HALF, forward=-_HALF, eps=-_HALF,
+            adam=Rate(-_HALF, 0), sgd=Rate(0), adafactor=Rate(0, _HALF),
+        ),
+        vector=_MUP_VECTOR,
+        attention=-_HALF,
+    ),
+    "mean_field": Parametrization(
+        embedding=_MUP_VECTOR,
+        hidden=_MEAN_FIELD_HIDDEN,
+        readout=_MEAN_FIELD_READOUT,
+        vector=_MUP_VECTOR,
+        attention=-_HALF,
+    ),
+    "u_mup": Parametrization(
+        embedding=Row(eps=-1, adam=Rate(-_HALF)),
+        hidden=_MEAN_FIELD_HIDDEN,
+        readout=_MEAN_FIELD_READOUT,
+        vector=_MUP_VECTOR,
+        attention=-_HALF,
+        alignments=("full",),
+        absolute=True,
     ),
 }
+# fmt: on
 
 DECAYED = (Role.EMBEDDING, Role.HIDDEN, Role.READOUT)
+# Optimizers whose step has a fixed size per entry and therefore Adam's rates.
+ADAM_LIKE = ("adam", "adamw", "lion", "muon")
 
 
 @dataclass(frozen=True)
-class Scales:
-    """What one run's parametrization makes of each leaf (floats by path) and of the two scalar multipliers."""
+class Exponents:
+    """A role's row for one optimizer and alignment: the rate is `m^(lr - lr_out) * m_out^lr_out`."""
 
-    init_std: Mapping[str, float]
-    forward: Mapping[str, float]
-    lr: Mapping[str, float]
-    eps: Mapping[str, float]
-    decay: Mapping[str, float]
-    attention: float
-    logits: float
+    init: float
+    forward: float
+    lr: float
+    lr_out: float
+    eps: float
 
 
-def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
-    """Resolve the table for one run: every number a float64, computed on the host.
+def exponents(role: Role, parametrization: ParametrizationConfig, optimizer: OptimizerConfig) -> Exponents:
+    """Look a role up, rules that are ablated included.
 
-    `decay` multiplies `lab.schedule.decays`: a decayed leaf's own learning-rate multiplier where the decay is coupled,
-    1 where it is independent, 0 for gains and biases.
+    Raises:
+        InputError: the parametrization does not distinguish the alignment, or has no rates for the optimizer.
     """
-    spec = TABLE[config.parametrization.name]
-    head_dim, base_head_dim = config.model.head_dim, config.parametrization.base_head_dim
-    assert head_dim is not None and base_head_dim is not None
-    rules = {path: spec.rules[leaf.role] for path, leaf in leaves.items()}
-    lr = {path: _lr(rules[path], leaf, sgd=config.optimizer.kind == "sgd") for path, leaf in leaves.items()}
-    coupled = config.optimizer.decay == "coupled"
-    logits = 1.0
-    if config.model.tied:
-        if spec.tied_logits is None:
-            raise InputError(f"model.tied=true contradicts parametrization.name={config.parametrization.name}")
-        logits = (config.model.width / config.parametrization.base_width) ** spec.tied_logits
-    return Scales(
-        init_std={path: _base_std(config, leaf) * leaf.ratio ** rules[path].init for path, leaf in leaves.items()},
-        forward={path: leaf.ratio ** rules[path].forward for path, leaf in leaves.items()},
-        lr=lr,
-        eps={path: leaf.ratio ** rules[path].eps for path, leaf in leaves.items()},
-        decay={path: (lr[path] if coupled else 1.0) if leaf.role in DECAYED else 0.0 for path, leaf in leaves.items()},
-        attention=head_dim**-0.5 * (head_dim / base_head_dim) ** spec.attention,
-        logits=logits,
+    name, alignment, kind = parametrization.name, parametrization.alignment, optimizer.kind
+    spec = TABLE[name]
+    require(
+        alignment in spec.alignments,
+        f"parametrization.alignment={alignment} does not apply to parametrization.name={name}: use alignment=full",
+    )
+    require(
+        not spec.absolute or kind in ADAM_LIKE,
+        f"optimizer.kind={kind} has no rates under parametrization.name={name}, which is defined for Adam: use adamw, "
+        "lion or muon, or another parametrization",
+    )
+    row = spec.row(role)
+    rate = (row.adam if kind in ADAM_LIKE else row.sgd if kind == "sgd" else row.adafactor).of(alignment)
+    if kind == "muon" and role == Role.HIDDEN and not spec.one_rate:
+        rate = -row.forward - (_HALF if optimizer.muon_scale == "moonlight" else 0.0)
+    has_eps = kind in ("adam", "adamw") or (kind == "muon" and role != Role.HIDDEN)
+    return Exponents(
+        init=row.init,
+        forward=row.forward,
+        lr=rate,
+        lr_out=row.sgd_out if kind == "sgd" else 0.0,
+        eps=row.eps if has_eps and parametrization.scale_eps else 0.0,
     )
 
 
-def _lr(rule: Rule, leaf: Leaf, *, sgd: bool) -> float:
-    if sgd:
-        return leaf.ratio**rule.lr_sgd * leaf.ratio_out**rule.lr_sgd_out
-    return leaf.ratio**rule.lr
+def tied_logits(parametrization: ParametrizationConfig, optimizer: OptimizerConfig) -> float:
+    """Exponent of m on the logits of a tied readout, beyond the embedding's own forward factor.
 
+    One tensor has one row, so the embedding's and the readout's must agree in init, rate and eps; their forward
+    factors may differ, and the logits carry the difference.
 
-def _base_std(config: RunConfig, leaf: Leaf) -> float:
-    """Initial std at the base shape: fan-in scaling for matrices, `embedding_std` for embeddings, 0 for biases.
-
-    A tied embedding is also the readout, so it starts at the readout's base scale.
+    Raises:
+        InputError: they disagree; the conflict is named.
     """
-    settings = config.parametrization
-    fan_in_std = settings.init_scale / math.sqrt(leaf.base_fan_in)
-    if leaf.role == Role.EMBEDDING:
-        tied = config.model.tied and leaf.path.endswith("token")
-        return settings.init_scale * (leaf.base_fan_out**-0.5 if tied else settings.embedding_std)
-    if leaf.role == Role.READOUT:
-        return 0.0 if settings.zero_readout else fan_in_std
-    return fan_in_std if leaf.role == Role.HIDDEN else 0.0
+    embedding, readout = (exponents(role, parametrization, optimizer) for role in (Role.EMBEDDING, Role.READOUT))
+    for what in ("init", "lr", "eps"):
+        ours, theirs = getattr(embedding, what), getattr(readout, what)
+        if ours != theirs:
+            raise InputError(
+                f"model.tied=true contradicts parametrization.name={parametrization.name} (alignment "
+                f"{parametrization.alignment}, {optimizer.kind}): {what} goes as m^{ours:g} for the embedding and as "
+                f"m^{theirs:g} for the readout; untie them, or use mup with full alignment"
+            )
+    return readout.forward - embedding.forward
+
+
+def names() -> Mapping[str, str]:
+    """Every parametrization with one line about it."""
+    return {
+        "sp_gpt2": "constant initial std, one rate (GPT-2's; arXiv 2505.01618 calls it SP)",
+        "sp": "fan-in initialisation, one rate",
+        "sp_per_layer": "fan-in initialisation, a rate per role (2407.05872)",
+        "ntk": "neural tangent form of sp_per_layer (2407.05872)",
+        "mup": "maximal update, Table 8 of Tensor Programs V (2203.03466)",
+        "mup_table3": "maximal update, Table 3: the readout's factor is in its init and rate (2203.03466)",
+        "mup_tp4": "maximal update, the form of Tensor Programs IV (2011.14522)",
+        "mean_field": "mean field (2407.05872); under full alignment another form of mup",
+        "u_mup": "unit-scaled maximal update, absolute: no base shape (2407.17465)",
+    }

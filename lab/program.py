@@ -19,10 +19,10 @@ from flax import nnx
 
 from lab.config import ModelConfig, RunConfig
 from lab.initializer import initial_params
-from lab.model import ROLES, Forward, abstract, leaves
-from lab.optimizer import Hyper, Params, optimizer, structure
-from lab.parametrization import scales
-from lab.role import row_of
+from lab.model import Forward, abstract, layout, leaves
+from lab.optimizer import Hyper, Params, muon_scale, optimizer, structure
+from lab.role import Role
+from lab.scale import scales
 
 
 class Lane(NamedTuple):
@@ -95,8 +95,7 @@ class Program:
         self.shape = shape
         with self.precision():
             self._graphdef, self._variables = abstract(shape.model, shape.length)
-        self._shapes = {path: variable.shape for path, variable in self._variables.items()}
-        self._roles = {path: row_of(ROLES, path).role for path in self._shapes}
+            self._leaves = layout(shape.model, shape.length)
         self._init = jax.jit(self._over_lanes(self._init_lane))
         self._segment = jax.jit(self._segment_lanes, donate_argnums=(1,))
         self._evaluate = jax.jit(self._evaluate_lanes)
@@ -188,7 +187,7 @@ class Program:
         """One update of one lane on one batch [B, T+1]; a lane that is or becomes non-finite keeps its state."""
         loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, lane, tokens)))(state.params)
         grad_norm = optax.tree.norm(grads)
-        chain = optimizer(self.shape.optimizer, lane.hyper, lr, decay)
+        chain = optimizer(self.shape.optimizer, lane.hyper, self._leaves, lr, decay)
         updates, opt = chain.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = state.alive & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -200,9 +199,9 @@ class Program:
 
     def _init_lane(self, lane: Lane) -> State:
         key = jax.random.key(lane.seed, impl="threefry2x32")
-        params = initial_params(key, self._shapes, self._roles, lane.init_std, self.shape.param_dtype)
+        params = initial_params(key, self._leaves, lane.init_std, self.shape.param_dtype)
         zero = jnp.zeros((), self.shape.param_dtype)
-        opt = optimizer(self.shape.optimizer, lane.hyper, zero, zero).init(params)
+        opt = optimizer(self.shape.optimizer, lane.hyper, self._leaves, zero, zero).init(params)
         return State(params, opt, jnp.asarray(True), jnp.asarray(-1, jnp.int32))
 
     def _segment_lanes(
@@ -273,7 +272,13 @@ def program(shape: Shape) -> Program:
 
 def _lane(config: RunConfig, *, data: int) -> Lane:
     """One run's Lane as host float64 scalars."""
-    found, opt = scales(config, leaves(config)), config.optimizer
+    parameters, opt = leaves(config), config.optimizer
+    found = scales(config, parameters)
+    shape_factor = {
+        path: muon_scale(opt.muon_scale, leaf.fan_in, leaf.fan_out)
+        for path, leaf in parameters.items()
+        if opt.kind == "muon" and leaf.role == Role.HIDDEN
+    }
 
     def scalar(value: float) -> Any:
         return np.asarray(value, np.float64)
@@ -286,17 +291,17 @@ def _lane(config: RunConfig, *, data: int) -> Lane:
         data=_integer(data, np.int32),
         active=_integer(True, np.bool_),
         init_std=tree(found.init_std),
-        forward=tree(found.forward),
+        forward=tree({path: factors.forward for path, factors in found.factors.items()}),
         attention=scalar(found.attention),
         logits=scalar(found.logits),
         hyper=Hyper(
-            beta1=scalar(opt.beta1),
-            beta2=scalar(opt.beta2),
+            beta1=scalar(found.beta1),
+            beta2=scalar(found.beta2),
             momentum=scalar(opt.momentum),
             clip=scalar(np.inf if opt.clip is None else opt.clip),
-            eps=tree({path: opt.eps * factor for path, factor in found.eps.items()}),
-            lr=tree(found.lr),
-            decay=tree(found.decay),
+            eps=tree({path: opt.eps * factors.eps for path, factors in found.factors.items()}),
+            lr=tree({path: factors.lr * shape_factor.get(path, 1.0) for path, factors in found.factors.items()}),
+            decay=tree({path: factors.decay for path, factors in found.factors.items()}),
         ),
     )
 

@@ -5,11 +5,12 @@ A model states its roles in a table of rows keyed by path.  Every leaf must matc
 
 import fnmatch
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lab.check import InputError
+from lab.check import InputError, require
 
 
 class Role(StrEnum):
@@ -20,23 +21,56 @@ class Role(StrEnum):
     BIAS = "bias"
 
 
+class Place(StrEnum):
+    """Where a leaf stands with respect to the residual stream: outside the blocks, inside one, or ending a branch."""
+
+    OUTSIDE = "outside"
+    BLOCK = "block"
+    BRANCH_END = "branch_end"
+
+
+MATRICES = (Role.EMBEDDING, Role.HIDDEN, Role.READOUT)
+
+
 @dataclass(frozen=True)
 class RoleRow:
-    """Leaves whose path matches `pattern` (shell wildcards) have this role and these fan dimensions.
+    """Leaves whose path matches have this role and these fan dimensions.
 
-    `fan_in` and `fan_out` name entries of the model's dimensions (`one` for a dimension that never grows by
-    itself); leading stacked axes are not part of either.
+    `pattern` is a path with shell wildcards, or a compiled regular expression that must match the whole path.
+    `fan_in` and `fan_out` name entries of the model's dimensions.  `in_axes` and `out_axes` are the axes of the array
+    that they multiply to: the last but one and the last unless given (gains and biases: none and the last).  All other
+    axes are stacked copies, as a scan over layers has them, and count for neither fan.
     """
 
-    pattern: str
+    pattern: str | re.Pattern[str]
     role: Role
     fan_in: str
     fan_out: str
+    place: Place = Place.OUTSIDE
+    in_axes: tuple[int, ...] | None = None
+    out_axes: tuple[int, ...] | None = None
+
+    def matches(self, path: str) -> bool:
+        if isinstance(self.pattern, str):
+            return fnmatch.fnmatchcase(path, self.pattern)
+        return self.pattern.fullmatch(path) is not None
+
+    @property
+    def text(self) -> str:
+        return self.pattern if isinstance(self.pattern, str) else self.pattern.pattern
+
+    def axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(fan-in axes, fan-out axes), counted from the end as given."""
+        default = (-2,) if self.role in MATRICES else ()
+        return self.in_axes if self.in_axes is not None else default, self.out_axes or (-1,)
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter with its role; `fan_in`/`fan_out` of this model, `base_*` of the base model."""
+    """A parameter with its role; `fan_in`/`fan_out` of this model, `base_*` of the base model.
+
+    `in_axes`, `out_axes` and `stacked` are non-negative axes of the array, together all of them.
+    """
 
     path: str
     shape: tuple[int, ...]
@@ -45,6 +79,9 @@ class Leaf:
     fan_out: int
     base_fan_in: int
     base_fan_out: int
+    place: Place
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
 
     @property
     def ratio(self) -> float:
@@ -61,6 +98,10 @@ class Leaf:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(len(self.shape)) if axis not in self.in_axes + self.out_axes)
+
 
 def row_of(table: Sequence[RoleRow], path: str) -> RoleRow:
     """The one row that a leaf matches.
@@ -68,9 +109,9 @@ def row_of(table: Sequence[RoleRow], path: str) -> RoleRow:
     Raises:
         InputError: it matches none or several; the leaf and the rows are named.
     """
-    rows = [row for row in table if fnmatch.fnmatchcase(path, row.pattern)]
+    rows = [row for row in table if row.matches(path)]
     if len(rows) != 1:
-        found = ", ".join(row.pattern for row in rows) or "none"
+        found = ", ".join(row.text for row in rows) or "none"
         raise InputError(f"parameter {path} needs exactly one role, but matches {len(rows)} rows: {found}")
     return rows[0]
 
@@ -85,26 +126,42 @@ def assign(
     """Give every leaf its role, in path order.
 
     Raises:
-        InputError: a leaf with no row or with several, a row without a leaf's shape, or an unknown dimension; the
-            leaf is named.
+        InputError: a leaf with no row or with several, whose shape is not its row's, or an unknown dimension; the leaf
+            is named.
     """
-    leaves: dict[str, Leaf] = {}
-    for path in sorted(shapes):
-        shape = tuple(shapes[path])
-        row = row_of(table, path)
-        for name in (row.fan_in, row.fan_out):
-            if name not in dims or name not in base_dims:
-                raise InputError(f"parameter {path}: fan dimension {name} is not one of {', '.join(sorted(dims))}")
-        fans = tuple(dims[name] for name in (row.fan_in, row.fan_out) if name != "one")
-        if fans and shape[-len(fans) :] != fans:
-            raise InputError(f"parameter {path} has shape {shape}, but its role row says fans {fans}")
-        leaves[path] = Leaf(
-            path=path,
-            shape=shape,
-            role=row.role,
-            fan_in=dims[row.fan_in],
-            fan_out=dims[row.fan_out],
-            base_fan_in=base_dims[row.fan_in],
-            base_fan_out=base_dims[row.fan_out],
+    return {
+        path: _leaf(path, tuple(shapes[path]), row_of(table, path), dims=dims, base_dims=base_dims)
+        for path in sorted(shapes)
+    }
+
+
+def _leaf(
+    path: str, shape: tuple[int, ...], row: RoleRow, *, dims: Mapping[str, int], base_dims: Mapping[str, int]
+) -> Leaf:
+    found, fans = [], []
+    for name, axes in zip((row.fan_in, row.fan_out), row.axes(), strict=True):
+        require(
+            name in dims and name in base_dims,
+            f"parameter {path}: fan dimension {name} is not one of {', '.join(sorted(dims))}",
         )
-    return leaves
+        fits = all(-len(shape) <= axis < len(shape) for axis in axes)
+        size = math.prod(shape[axis] for axis in axes) if fits else None
+        require(
+            not axes or size == dims[name],
+            f"parameter {path} has shape {shape}, but its role row says {name}={dims[name]} on axes {axes}",
+        )
+        found.append(tuple(axis % len(shape) for axis in axes))
+        fans.append((dims[name], base_dims[name]))
+    (fan_in, base_fan_in), (fan_out, base_fan_out) = fans
+    return Leaf(
+        path=path,
+        shape=shape,
+        role=row.role,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        base_fan_in=base_fan_in,
+        base_fan_out=base_fan_out,
+        place=row.place,
+        in_axes=found[0],
+        out_axes=found[1],
+    )

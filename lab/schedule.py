@@ -55,8 +55,8 @@ def rates(config: RunConfig) -> np.ndarray:
 def decays(config: RunConfig) -> np.ndarray:
     """Fraction of a decayed weight that each update removes before per-leaf multipliers, float64 of shape [T].
 
-    coupled: `lr(i) * weight_decay`; independent: `factor(i) * weight_decay`.
+    independent: `factor(i) * weight_decay`; otherwise `lr(i) * weight_decay`.
     """
     optimizer = config.optimizer
-    per_update = rates(config) if optimizer.decay == "coupled" else factors(config.schedule)
+    per_update = factors(config.schedule) if optimizer.decay == "independent" else rates(config)
     return optimizer.weight_decay * per_update

@@ -14,7 +14,9 @@ from lab import batch, corpus
 from lab.check import require
 from lab.config import ALTERNATIVES, ExecConfig, RunConfig
 from lab.identity import paths, run_id
+from lab.model import leaves
 from lab.override import ALIASES, apply, unknown
+from lab.scale import scales
 
 Point = dict[str, Any]
 
@@ -135,12 +137,15 @@ def resolved(sweep: Sweep, *, smoke: bool = False) -> list[Run]:
 
 
 def check_fits(config: RunConfig, text: corpus.Corpus) -> None:
-    """Require that the corpus holds a training window and the validation sequences, and no unknown token.
+    """Require that the rules allow the model, and that the corpus fits it.
+
+    A corpus must hold a training window, the validation sequences, and no token that the model does not know.
 
     Raises:
         InputError: naming the setting that does not fit.
     """
     assert config.model.vocab is not None
+    scales(config, leaves(config))
     corpus.require_known(text.largest, config.model.vocab)
     batch.window_count(text.train.size, config.data.length)
     batch.validation_starts(text.validation.size, config.data.length, config.evaluation.sequences)

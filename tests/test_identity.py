@@ -7,7 +7,8 @@ import pytest
 from conftest import resolve
 
 from lab.config import RunConfig
-from lab.identity import added, canonical_json, digest, from_dict, run_id
+from lab.config.field import added
+from lab.identity import canonical_json, digest, from_dict, run_id
 
 
 def test_canonical_json_round_trips(base: RunConfig) -> None:
@@ -29,7 +30,10 @@ def test_every_hashed_field_changes_the_id(base: RunConfig) -> None:
         "model__width": 32,
         "model__norm": "layernorm",
         "optimizer__lr": 0.1,
-        "optimizer__decay": "independent",
+        "optimizer__weight_decay": 0.1,
+        "optimizer__kind": "lion",
+        "parametrization__ablate": "hidden.lr",
+        "parametrization__alignment": "none",
         "parametrization__name": "sp",
         "schedule__decay_steps": 3,
         "data__length": 8,

@@ -1,0 +1,31 @@
+"""How runs are executed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lab.check import check_fields, positive, require
+
+
+@dataclass(frozen=True)
+class ExecConfig:
+    """How runs are executed: recorded beside the results, never part of a run's identity.
+
+    None and `auto` are chosen from the device and the shape (`lab.device`).
+    """
+
+    lanes: int | None = None
+    strategy: Literal["auto", "vmap", "map", "both"] = "auto"
+    segment: int = 64
+    attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
+    unroll: bool | None = None
+    remat: bool = False
+    checkpoint_seconds: float = 60.0
+    keep: Literal["final", "none"] = "final"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "exec")
+        positive(self, "exec", "segment", "lanes", "checkpoint_seconds")
+        require(
+            self.lanes is None or self.lanes & (self.lanes - 1) == 0,
+            f"exec.lanes={self.lanes} is not a power of two: lanes come in buckets of 1, 2, 4, 8, ...",
+        )

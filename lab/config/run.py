@@ -1,0 +1,68 @@
+"""One training run."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lab.check import check_fields, require
+from lab.config.data import DataConfig, EvaluationConfig
+from lab.config.model import ModelConfig
+from lab.config.optimizer import OptimizerConfig
+from lab.config.parametrization import ParametrizationConfig
+from lab.config.schedule import ScheduleConfig
+
+# Of each group exactly one field says the same thing; setting one through an override clears the others.
+ALTERNATIVES: tuple[tuple[str, ...], ...] = (
+    ("schedule.steps", "schedule.tokens"),
+    ("schedule.warmup_steps", "schedule.warmup_tokens", "schedule.warmup_fraction"),
+    ("schedule.decay_steps", "schedule.decay_tokens", "schedule.decay_fraction"),
+    ("model.heads", "model.head_dim"),
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run: everything that changes its numbers and nothing else."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parametrization: ParametrizationConfig = field(default_factory=ParametrizationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(steps=300, decay_fraction=0.2))
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    seed_init: int = 0
+    seed_data: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
+        for name in ("seed_init", "seed_data"):
+            value = getattr(self, name)
+            require(0 <= value < 2**31, f"{name}={value} is not in [0, 2^31)")
+
+    def resolve(self, *, vocab: int | None, fingerprint: str) -> "RunConfig":
+        """Fill in everything that is derived; idempotent.
+
+        Raises:
+            InputError: the shapes, durations or the corpus fingerprint contradict each other.
+        """
+        require(
+            self.data.fingerprint in (None, fingerprint),
+            f"data.fingerprint={self.data.fingerprint} but data.corpus={self.data.corpus} now has {fingerprint}: the "
+            "text has changed; use a new output folder or the old text",
+        )
+        model = self.model.resolve(vocab=vocab)
+        schedule = self.schedule.resolve(self.data.tokens_per_step)
+        assert schedule.steps is not None
+        require(
+            schedule.steps * self.data.sequences < 2**62,
+            f"schedule.steps={schedule.steps} x data.sequences={self.data.sequences} is beyond 2^62 sequences",
+        )
+        return dataclasses.replace(
+            self,
+            model=model,
+            parametrization=self.parametrization.resolve(model),
+            optimizer=self.optimizer.resolve(),
+            schedule=schedule,
+            data=dataclasses.replace(self.data, fingerprint=fingerprint),
+        )
