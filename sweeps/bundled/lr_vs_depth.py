@@ -1,0 +1,51 @@
+"""Does a rate tuned at depth 2 hold at depth 16?  The slope of the log optimum against the log depth.
+
+Question: how does the best learning rate of a pre-norm transformer under muP move over three doublings of the depth,
+with residual branches left alone (none), scaled by 1/sqrt(L) and by 1/L (CompleteP)?
+Command: `lrlab sweep lr_vs_depth --out results/lr_vs_depth && lrlab report results/lr_vs_depth`.
+Cost: 312 runs, 164 million training tokens, about 25 minutes on 2 CPU cores.
+Expected picture: without a rule the optimum falls with the depth; with 1/L it stays.
+"""
+
+from lab.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParametrizationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from sweeps.sweep import Point, Sweep, axis, chain, product
+
+DEPTHS = (2, 4, 8, 16)
+
+
+def sweep() -> Sweep:
+    """3 depth rules x 4 depths x 8 to 10 learning rates a factor sqrt(2) apart x 3 seeds."""
+    return Sweep(
+        name="lr_vs_depth",
+        question="How does the best learning rate move from depth 2 to 16, with no depth rule, 1/sqrt(L) and 1/L?",
+        cost="312 runs, 164 million tokens, about 25 minutes on 2 CPU cores",
+        expected="without a rule the optimum falls with the depth; with 1/L its slope is 0",
+        base=RunConfig(
+            model=ModelConfig(width=32, head_dim=16),
+            parametrization=ParametrizationConfig(name="mup", base_width=32, base_depth=2, zero_readout=True),
+            optimizer=OptimizerConfig(kind="adamw"),
+            schedule=ScheduleConfig(kind="wsd", steps=512, warmup_steps=128, decay_steps=128),
+            data=DataConfig(corpus="python-stdlib", sequences=16, length=64),
+            evaluation=EvaluationConfig(sequences=512),
+        ),
+        points=chain(_cells("none", lowest=-9.0), _cells("sqrt", lowest=-8.0), _cells("complete", lowest=-8.0)),
+    )
+
+
+def _cells(rule: str, *, lowest: float) -> list[Point]:
+    """The cells of one depth rule, with rates from 2^lowest to 2^-4.5."""
+    exponents = [lowest + step / 2 for step in range(round(2 * (-4.5 - lowest)) + 1)]
+    return product(
+        axis("model.depth", *DEPTHS),
+        axis("parametrization.depth", rule),
+        axis("seed", 0, 1, 2),
+        axis("optimizer.lr", *(2.0**exponent for exponent in exponents)),
+    )
