@@ -66,20 +66,32 @@ def read_cells(results: Results) -> tuple[list[Cell], Noise]:
 
 def drifts(cells: Sequence[Cell]) -> list[Drift]:
     """The drift along every numeric cell axis, for each combination of the others."""
-    if not cells:
-        return []
+    return [_drift(members[0], members[-1], axis) for axis, members in lines(cells)]
+
+
+def lines(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+    """(axis, cells in its order) for every numeric cell axis and each combination of the others; two cells or more."""
     found = []
-    for axis in cells[0].values:
+    for axis in cells[0].values if cells else ():
         if not all(_numeric(cell.values[axis]) for cell in cells):
             continue
         groups: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in cells:
-            groups.setdefault(tuple(_others(cell, axis).items()), []).append(cell)
+            groups.setdefault(tuple(others(cell, axis).items()), []).append(cell)
         for members in groups.values():
-            ordered = sorted(members, key=lambda cell: cell.values[axis])
-            if len(ordered) > 1:
-                found.append(_drift(ordered[0], ordered[-1], axis))
+            if len(members) > 1:
+                found.append((axis, sorted(members, key=lambda cell: cell.values[axis])))
     return found
+
+
+def others(cell: Cell, axis: str) -> dict[str, Any]:
+    """The cell's places on the axes besides one."""
+    return {name: value for name, value in cell.values.items() if name != axis}
+
+
+def named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Axis values under their short names, as the JSON has them."""
+    return {axis_label(name): value for name, value in values.items()}
 
 
 def summary(cells: Sequence[Cell], moved: Sequence[Drift], noise: Noise, optimum_axis: str) -> dict[str, Any]:
@@ -96,7 +108,7 @@ def _drift(first: Cell, last: Cell, axis: str) -> Drift:
     """Interval: the ends' half-widths added in quadrature, each side by itself (the ends' errors are independent)."""
     a, b = first.optimum, last.optimum
     ends = (a.lr, a.low, a.high, b.lr, b.low, b.high)
-    where = (_others(first, axis), first.parametrization, axis, first.values[axis], last.values[axis])
+    where = (others(first, axis), first.parametrization, axis, first.values[axis], last.values[axis])
     if any(value is None for value in ends):
         return Drift(*where, None, None, None)
     a_lr, a_low, a_high, b_lr, b_low, b_high = (math.log2(value) for value in ends if value is not None)
@@ -111,7 +123,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     return {
         "parametrization": cell.parametrization,
         "width": cell.width,
-        **_named(cell.values),
+        **named(cell.values),
         "lr_opt": found.lr,
         "lr_low": found.low,
         "lr_high": found.high,
@@ -132,7 +144,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
 def _drift_json(drift: Drift) -> dict[str, Any]:
     return {
         "parametrization": drift.parametrization,
-        **_named(drift.group),
+        **named(drift.group),
         "axis": axis_label(drift.axis),
         "from": drift.start,
         "to": drift.end,
@@ -140,14 +152,6 @@ def _drift_json(drift: Drift) -> dict[str, Any]:
         "low": drift.low,
         "high": drift.high,
     }
-
-
-def _named(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {axis_label(name): value for name, value in values.items()}
-
-
-def _others(cell: Cell, axis: str) -> dict[str, Any]:
-    return {name: value for name, value in cell.values.items() if name != axis}
 
 
 def _numeric(value: Any) -> bool:

@@ -9,8 +9,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drift import Cell
+from analysis.drift import Cell, others
 from analysis.load import axis_label, describe
+from analysis.transfer import Transfer
 
 # Sequential and colour-blind safe: a numeric axis reads as an order.
 _COLOURS = "viridis"
@@ -40,14 +41,17 @@ def curves(cells: Sequence[Cell], optimum_axis: str) -> Figure:
     return figure
 
 
-def optima(cells: Sequence[Cell], axis: str, optimum_axis: str) -> Figure:
-    """The optimum along one numeric axis with its intervals, a line per group."""
+def optima(cells: Sequence[Cell], axis: str, optimum_axis: str, transfers: Sequence[Transfer] = ()) -> Figure:
+    """The optimum along one numeric axis with its intervals, a colour per group.
+
+    A dashed line is a group's fitted slope; a group without one has its optima joined.
+    """
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     plot = figure.subplots()
+    fitted = {describe(found.group): found for found in transfers if found.axis == axis}
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        others = {name: value for name, value in cell.values.items() if name != axis}
-        groups.setdefault(describe(others), []).append(cell)
+        groups.setdefault(describe(others(cell, axis)), []).append(cell)
     for number, (label, members) in enumerate(groups.items()):
         found = sorted(
             (cell.values[axis], cell.optimum.lr, cell.optimum.low, cell.optimum.high)
@@ -56,11 +60,19 @@ def optima(cells: Sequence[Cell], axis: str, optimum_axis: str) -> Figure:
         )
         if not found:
             continue
-        x = [size * 1.02**number for size, *_ in found]  # coinciding points stay visible
+        shift = 1.02**number  # coinciding points stay visible
+        x = [size * shift for size, *_ in found]
         lr = [value for _, value, _, _ in found]
         below = [value - (low or 0) for _, value, low, _ in found]
         above = [(high or value) - value for _, value, _, high in found]
-        plot.errorbar(x, lr, yerr=[below, above], marker="o", capsize=4, label=label)
+        transfer = fitted.get(label)
+        line = transfer.line if transfer else None
+        style = "none" if line else "-"
+        drawn = plot.errorbar(x, lr, yerr=[below, above], marker="o", linestyle=style, capsize=4, label=label)
+        if transfer and line:
+            ends = (transfer.sizes[0], transfer.sizes[-1])
+            heights = [2 ** (line.log2_lr + line.slope * math.log2(end / ends[0])) for end in ends]
+            plot.plot([end * shift for end in ends], heights, linestyle="--", color=drawn[0].get_color())
     plot.set_xscale("log", base=2)
     plot.set_yscale("log", base=2)
     ticks = sorted({cell.values[axis] for cell in cells})

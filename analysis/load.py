@@ -36,13 +36,17 @@ class Results:
         return self.sweep["optimum_axes"][0]
 
     def cells(self) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-        """(axis values, rows) of each cell, in the order of the sweep."""
+        """(axis values, rows) of each cell, in the order of the sweep.
+
+        An axis that a point leaves to the base configuration has the value of the run's resolved configuration, so
+        parts of a chain that set different names meet where they coincide.
+        """
         axes = list(self.cell_axes)
         if not axes:
             yield {}, self.frame
             return
         for values, rows in self.frame.groupby(axes, sort=False, dropna=False):
-            yield dict(zip(axes, values, strict=True)), rows
+            yield dict(zip(axes, map(_plain, values), strict=True)), rows
 
 
 def load(root: Path) -> Results:
@@ -54,7 +58,7 @@ def load(root: Path) -> Results:
     sweep, records = store.read_sweep(root), store.read_records(root)
     configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
-    return Results(sweep, pd.DataFrame(rows), records, configs)
+    return Results(sweep, _with_durations(pd.DataFrame(rows), sweep["axes"]), records, configs)
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -99,3 +103,30 @@ def _row(
             "seconds": record["times"]["seconds"],
         }
     return row | flattened(config) | dict(point)
+
+
+def _with_durations(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """The frame with the durations that are axes filled in where a point leaves them to the base configuration.
+
+    A resolved run keeps its durations in steps only.  An unset `tokens` or `fraction` is what the steps amount to, or,
+    where another point's value resolves to the same amount, that value: 300000 tokens are 292 steps of 1024.
+    """
+    frame = frame.copy()
+    for name in axes:
+        unit = name.rpartition(".")[2].rpartition("_")[2]
+        if not name.startswith("schedule.") or unit not in ("tokens", "fraction") or frame[name].notna().all():
+            continue
+        steps = frame[name.removesuffix(unit) + "steps"]
+        per_step = frame["data.sequences"] * frame["data.length"]
+        amount = steps * per_step if unit == "tokens" else steps / frame["schedule.steps"]
+        given = frame[name].notna()
+        labels = dict(zip(amount[given], frame.loc[given, name], strict=True))
+        filled = frame[name].where(given, amount.map(lambda value, known=labels: known.get(value, value)))
+        frame[name] = filled.astype(int if unit == "tokens" else float)
+    return frame
+
+
+def _plain(value: Any) -> Any:
+    """A value of a cell as JSON has it: a Python number, None where the configuration has none."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -39,7 +39,10 @@ class Optimum:
     """The minimising learning rate of a cell; None where there is none to give.
 
     `low` and `high` bound it at 95 % (None: unbounded); `loss` is the fitted minimum, `curvature` k in nats per squared
-    natural log, `stable` the largest rate that did not diverge; `next_rates` are worth running next.
+    natural log, `stable` the largest rate that did not diverge; `next_rates` are worth running next.  `noise_sd` and
+    `floor_sd`, in octaves, are the two parts of the interval's standard deviation (half of log2(high / low) / 1.96, in
+    quadrature): what falls as 1/sqrt(seeds), and what seeds leave as it is, the misfit and the bias of the parabola.
+    `window` holds the smallest and the largest rate of the fit.
     """
 
     lr: float | None
@@ -55,6 +58,9 @@ class Optimum:
     points: int
     diverged: int
     next_rates: tuple[float, ...]
+    noise_sd: float | None = None
+    floor_sd: float | None = None
+    window: tuple[float, float] | None = None
 
 
 def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
@@ -134,7 +140,8 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     weights = np.sqrt(seeds)
     (a, b, k), *_ = np.linalg.lstsq(design * weights[:, None], y * weights, rcond=None)
     misfit = _misfit(y - design @ np.array([a, b, k]), noise.sd)
-    information = (design / (noise.sd**2 / seeds + misfit**2)[:, None]).T @ design
+    variance = noise.sd**2 / seeds + misfit**2
+    information = (design / variance[:, None]).T @ design
     covariance = np.linalg.inv(information)
     spacing = float(np.median(np.diff(x))) / math.log(2)
     vertex = -b / k if k > 0 else math.inf
@@ -144,6 +151,8 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     bias = BIAS_PER_OCTAVE * spacing * math.log(2)
     low = vertex - math.hypot(vertex - low, _Z * bias)
     high = vertex + math.hypot(high - vertex, _Z * bias)
+    share = float(np.mean(noise.sd**2 / seeds / variance))
+    noise_sd, floor_sd = _parts((high - low) / (2 * _Z), bias, share)
     return Optimum(
         lr=math.exp(vertex + centre),
         low=math.exp(low + centre),
@@ -158,6 +167,9 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
         points=len(x),
         diverged=diverged,
         next_rates=_between(float(np.exp(vertex + centre)), float(np.exp(x[1] - x[0]))),
+        noise_sd=noise_sd / math.log(2),
+        floor_sd=floor_sd / math.log(2),
+        window=(float(fitted["lr"][left]), float(fitted["lr"][right - 1])),
     )
 
 
@@ -190,6 +202,12 @@ def _fieller(b: float, k: float, covariance: np.ndarray) -> tuple[float, float]:
     r = b**2 - _Z**2 * covariance[0, 0]
     root = math.sqrt(max(0.0, q**2 - p * r))
     return -(q + root) / p, -(q - root) / p
+
+
+def _parts(sd: float, bias: float, share: float) -> tuple[float, float]:
+    """(part that falls with the seeds, part that does not) of a standard deviation; `share` of what is not bias."""
+    noise = math.sqrt(share * max(0.0, sd**2 - bias**2))
+    return noise, math.sqrt(sd**2 - noise**2)
 
 
 def _cubic(x: np.ndarray, y: np.ndarray) -> float:

@@ -13,6 +13,9 @@ from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
 from analysis.load import Results, axis_label, describe, load
 from analysis.optimum import Noise, Optimum
+from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers
+
+Table = tuple[list[str], list[list[str]]]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -32,13 +35,15 @@ class Report:
     results: Results
     cells: list[Cell]
     drifts: list[Drift]
+    transfers: list[Transfer]
     noise: Noise
 
     def summary(self) -> dict[str, Any]:
-        return summary(self.cells, self.drifts, self.noise, self.results.optimum_axis)
+        found = summary(self.cells, self.drifts, self.noise, self.results.optimum_axis)
+        return found | {"transfer": [transfer_json(transfer) for transfer in self.transfers]}
 
-    def tables(self) -> tuple[tuple[list[str], list[list[str]]], tuple[list[str], list[list[str]]]]:
-        """((header, rows) of the optima, (header, rows) of the drifts), as text."""
+    def tables(self) -> tuple[Table, Table, Table]:
+        """(header, rows) of the optima, of the drifts and of the transfers, as text."""
         axes = list(self.results.cell_axes)
         header = [axis_label(name) for name in axes]
         lr = axis_label(self.results.optimum_axis)
@@ -50,7 +55,20 @@ class Report:
             # fit: rates in the fit; div: diverged rates
             ([*header, f"optimum {lr}", "log2, 95 % interval", "loss", "quality", "fit", "div"], optima),
             (["cells", "along", "drift (octaves)", "95 % interval"], moved),
+            (
+                ["cells", "along", "slope", "90 % interval", "verdict", "used", "regret at the largest"],
+                [[describe(t.group), axis_label(t.axis), *_transfer_columns(t)] for t in self.transfers],
+            ),
         )
+
+    def notes(self) -> list[str]:
+        """What the transfers' table leaves unsaid, a line each: why a verdict is open, and how its interval was found.
+
+        Two sizes have no slope to speak of, and no line.
+        """
+        return [
+            f"{describe(t.group)}, along {axis_label(t.axis)}: {t.note}" for t in self.transfers if t.verdict and t.note
+        ]
 
 
 def read(root: Path) -> Report:
@@ -61,7 +79,7 @@ def read(root: Path) -> Report:
     """
     results = load(root)
     cells, noise = read_cells(results)
-    return Report(results, cells, drifts(cells), noise)
+    return Report(results, cells, drifts(cells), transfers(cells), noise)
 
 
 def write(root: Path) -> tuple[Report, Path]:
@@ -70,7 +88,7 @@ def write(root: Path) -> tuple[Report, Path]:
     folder = root / "report"
     pictures = [figure.save(figure.curves(report.cells, report.results.optimum_axis), folder, "curves")]
     for axis in sorted({drift.axis for drift in report.drifts}):
-        drawn = figure.optima(report.cells, axis, report.results.optimum_axis)
+        drawn = figure.optima(report.cells, axis, report.results.optimum_axis, report.transfers)
         pictures.append(figure.save(drawn, folder, f"optimum_vs_{axis_label(axis)}"))
     (folder / "summary.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
     page = folder / "report.html"
@@ -94,10 +112,17 @@ def _drift_columns(drift: Drift) -> list[str]:
     return [f"{drift.octaves:+.2f}", f"{drift.low:+.2f} .. {drift.high:+.2f}"]
 
 
+def _transfer_columns(found: Transfer) -> list[str]:
+    line, last = found.line, found.regrets[-1]
+    slope = [f"{line.slope:+.3f}", f"{line.low:+.3f} .. {line.high:+.3f}"] if line else ["-", "-"]
+    regret = last.note if last.percent is None else f"{last.percent:.2f} % ({last.nats:.4f} nat)"
+    return [*slope, found.verdict or "-", f"{found.used}/{len(found.sizes)}", regret]
+
+
 def _page(report: Report, pictures: Sequence[Path]) -> str:
     sweep, frame = report.results.sweep, report.results.frame
     counts = frame["status"].value_counts().to_dict()
-    optima, moved = report.tables()
+    optima, moved, carried = report.tables()
     images = "\n".join(
         f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
@@ -114,6 +139,7 @@ def _page(report: Report, pictures: Sequence[Path]) -> str:
         f"from {html.escape(report.noise.source)}, and the bias of a parabola on this grid. fit: rates in the fit; "
         "div: diverged rates, crosses in the figure, shown and never fitted.</p>",
         "<h2>Drift of the optimum</h2>" + _table(*moved) if report.drifts else "",
+        _transfers(report, carried) if report.transfers else "",
         "<h2>Environment</h2>",
         _pre(_environments(report.results.records)),
         "<h2>Runs</h2>",
@@ -123,6 +149,18 @@ def _page(report: Report, pictures: Sequence[Path]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _transfers(report: Report, table: Table) -> str:
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in report.notes())
+    return (
+        "<h2>Slope of the optimum, and regret</h2>"
+        + _table(*table)
+        + '<p class="note">Slope of log2 optimum against log2 size, dashed in the figure. '
+        + html.escape(f"transfers: the interval lies within +-{TRANSFERS:g}; moves: beyond -{MOVES:g} or +{MOVES:g}. ")
+        + "used: cells with an interior optimum. Regret: the loss at the optimum of the smallest size, above the "
+        "fitted minimum.</p>" + notes
     )
 
 

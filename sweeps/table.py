@@ -11,15 +11,18 @@ _PIPE_WIDTH = 120
 
 
 def show(report: Report) -> None:
-    """Print the optimum of each cell, the drift along each axis, and what the intervals rest on."""
+    """Print the optimum of each cell, drift, slope and regret along each axis, and what the intervals rest on."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-    optima, moved = report.tables()
+    optima, *along = report.tables()
     console.print(_table(*optima))
-    if moved[1]:
-        console.print()
-        console.print(_table(*moved))
+    for header, rows in along:
+        if rows:
+            console.print()
+            console.print(_table(header, rows))
+    for note in report.notes():
+        console.print(note, soft_wrap=True)
     pending = sum(cell.pending for cell in report.cells)
     if pending:
         console.print(f"\n{pending} runs are still to be trained", soft_wrap=True)

@@ -100,8 +100,10 @@ def test_report_as_json_and_page(finished: Path, capsys: pytest.CaptureFixture[s
     for cell in found["cells"]:
         assert {"lr_opt", "lr_low", "lr_high", "quality", "loss", "parametrization"} <= set(cell)
     assert [(drift["axis"], drift["from"], drift["to"]) for drift in found["drift"]] == [("width", 16, 32)]
+    assert [(found["axis"], len(found["regret"])) for found in found["transfer"]] == [("width", 2)]
     page = (finished / "report" / "report.html").read_text()
     assert "Is it &lt;quick&gt;?" in page
+    assert "Slope of the optimum, and regret" in page
     assert page.count("data:image/png;base64") == 2
     assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
     for run_id in store.read_records(finished):
