@@ -9,6 +9,7 @@ Directions: SGD with momentum, Adam, Lion (`optax.scale_by_lion`), Adafactor wit
 and Muon (`optax.contrib.scale_by_muon`) for hidden matrices with Adam for the rest.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,23 +20,50 @@ import optax.contrib
 
 from lab.config import OptimizerConfig
 from lab.role import Leaf, Role
+from lab.scale import Factors, Setting, betas
 
 Params = dict[str, jax.Array]
 Leaves = Mapping[str, Leaf]
 # optax types its trees as anything that nests; here they are flat dicts by path.
 Tree = Any
+# A number on the host, an array in a program.
+Scalar = Any
 
 
 class Hyper(NamedTuple):
     """Everything about an optimizer that may differ between lanes: scalars, and trees by path."""
 
-    beta1: jax.Array
-    beta2: jax.Array
-    momentum: jax.Array
-    clip: jax.Array
-    eps: Params
-    lr: Params
-    decay: Params
+    beta1: Scalar
+    beta2: Scalar
+    momentum: Scalar
+    clip: Scalar
+    eps: dict[str, Scalar]
+    lr: dict[str, Scalar]
+    decay: dict[str, Scalar]
+
+
+def hyper(setting: Setting, leaves: Leaves, factors: Mapping[str, Factors]) -> Hyper:
+    """The constants of one run as Python floats; Muon's shape factor is part of its leaves' rates.
+
+    Raises:
+        InputError: betas that leave [0, 1).
+    """
+    config, (beta1, beta2) = setting.optimizer, betas(setting)
+
+    def rate(path: str, leaf: Leaf) -> float:
+        by_muon = config.kind == "muon" and leaf.role == Role.HIDDEN
+        shape = muon_scale(config.muon_scale, leaf.fan_in, leaf.fan_out) if by_muon else 1.0
+        return factors[path].lr * shape
+
+    return Hyper(
+        beta1=beta1,
+        beta2=beta2,
+        momentum=config.momentum,
+        clip=math.inf if config.clip is None else config.clip,
+        eps={path: config.eps * factors[path].eps for path in leaves},
+        lr={path: rate(path, leaf) for path, leaf in leaves.items()},
+        decay={path: factors[path].decay for path in leaves},
+    )
 
 
 class AdamState(NamedTuple):
@@ -106,7 +134,8 @@ def scale_by_muon(hyper: Hyper, leaves: Leaves) -> optax.GradientTransformation:
     """
     hidden = {path: leaf for path, leaf in leaves.items() if leaf.role == Role.HIDDEN}
     axes = {path: optax.contrib.MuonDimensionNumbers(leaf.in_axes, leaf.out_axes) for path, leaf in hidden.items()}
-    muon = optax.contrib.scale_by_muon(beta=hyper.momentum, weight_dimension_numbers=axes)
+    # Orthogonalisation does not depend on the gradient's scale, unless an eps of ordinary size brings one in.
+    muon = optax.contrib.scale_by_muon(beta=hyper.momentum, eps=1e-20, weight_dimension_numbers=axes)
     adam = scale_by_adam(hyper)
 
     def split(tree: Tree) -> tuple[Params, Params]:

@@ -192,7 +192,6 @@ TABLE: dict[str, Parametrization] = {
 }
 # fmt: on
 
-DECAYED = (Role.EMBEDDING, Role.HIDDEN, Role.READOUT)
 # Optimizers whose step has a fixed size per entry and therefore Adam's rates.
 ADAM_LIKE = ("adam", "adamw", "lion", "muon")
 

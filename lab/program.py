@@ -7,7 +7,7 @@ agree bitwise.  Everything that differs between runs of one shape is an argument
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,9 +20,8 @@ from flax import nnx
 from lab.config import ModelConfig, RunConfig
 from lab.initializer import initial_params
 from lab.model import Forward, abstract, layout, leaves
-from lab.optimizer import Hyper, Params, muon_scale, optimizer, structure
-from lab.role import Role
-from lab.scale import scales
+from lab.optimizer import Hyper, Params, hyper, optimizer, structure
+from lab.scale import scales, setting_of
 
 
 class Lane(NamedTuple):
@@ -272,37 +271,21 @@ def program(shape: Shape) -> Program:
 
 def _lane(config: RunConfig, *, data: int) -> Lane:
     """One run's Lane as host float64 scalars."""
-    parameters, opt = leaves(config), config.optimizer
+    parameters = leaves(config)
     found = scales(config, parameters)
-    shape_factor = {
-        path: muon_scale(opt.muon_scale, leaf.fan_in, leaf.fan_out)
-        for path, leaf in parameters.items()
-        if opt.kind == "muon" and leaf.role == Role.HIDDEN
-    }
 
-    def scalar(value: float) -> Any:
-        return np.asarray(value, np.float64)
-
-    def tree(values: Mapping[str, float]) -> Any:
-        return {path: scalar(value) for path, value in values.items()}
+    def scalars(values: Any) -> Any:
+        return jax.tree.map(lambda value: np.asarray(value, np.float64), values)
 
     return Lane(
         seed=_integer(config.seed_init, np.uint32),
         data=_integer(data, np.int32),
         active=_integer(True, np.bool_),
-        init_std=tree(found.init_std),
-        forward=tree({path: factors.forward for path, factors in found.factors.items()}),
-        attention=scalar(found.attention),
-        logits=scalar(found.logits),
-        hyper=Hyper(
-            beta1=scalar(found.beta1),
-            beta2=scalar(found.beta2),
-            momentum=scalar(opt.momentum),
-            clip=scalar(np.inf if opt.clip is None else opt.clip),
-            eps=tree({path: opt.eps * factors.eps for path, factors in found.factors.items()}),
-            lr=tree({path: factors.lr * shape_factor.get(path, 1.0) for path, factors in found.factors.items()}),
-            decay=tree({path: factors.decay for path, factors in found.factors.items()}),
-        ),
+        init_std=scalars(found.init_std),
+        forward=scalars({path: factors.forward for path, factors in found.factors.items()}),
+        attention=scalars(found.attention),
+        logits=scalars(found.logits),
+        hyper=scalars(hyper(setting_of(config), parameters, found.factors)),
     )
 
 

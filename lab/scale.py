@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from lab import ablation
 from lab.check import require
 from lab.config import OptimizerConfig, ParametrizationConfig, RunConfig
-from lab.parametrization import ADAM_LIKE, DECAYED, TABLE, exponents, tied_logits
-from lab.role import Leaf, Place, Role
+from lab.parametrization import ADAM_LIKE, TABLE, exponents, tied_logits
+from lab.role import MATRICES, Leaf, Place, Role
 
+# The leaf of the laboratory's transformer that a tied readout shares.
+EMBEDDING = "embedding/token"
 # Residual exponent alpha of each depth rule: a branch is multiplied by (L / L0)^-alpha.
 ALPHA = {"none": 0.0, "sqrt": 0.5, "complete": 1.0}
 
@@ -49,14 +51,12 @@ class Factors:
 
 @dataclass(frozen=True)
 class Scales:
-    """What one run's parametrization makes of its leaves (by path), of the two scalar multipliers and of the betas."""
+    """What one run's parametrization makes of its leaves (by path) and of the two scalar multipliers."""
 
     factors: Mapping[str, Factors]
     init_std: Mapping[str, float]
     attention: float
     logits: float
-    beta1: float
-    beta2: float
 
 
 def factors(leaf: Leaf, setting: Setting) -> Factors:
@@ -90,7 +90,7 @@ def factors(leaf: Leaf, setting: Setting) -> Factors:
     outside = depth.lr * noise * adam_ratio
     lr = width_lr * outside
     decay = 0.0
-    if leaf.role in DECAYED:
+    if leaf.role in MATRICES:
         removed = {"coupled": lr, "constant-eta-lambda": outside, "independent": noise}[optimizer.decay]
         decay = (removed if on("decay") else lr) * noise * m**parametrization.decay_exponent
     return Factors(
@@ -106,25 +106,25 @@ def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
     """Resolve the table for one run.
 
     Raises:
-        InputError: a tied readout that the rules do not allow, an alignment or optimizer that the parametrization does
-            not have, or betas that leave [0, 1).
+        InputError: a tied readout that the rules do not allow, or an alignment or optimizer that the parametrization
+            does not have.
     """
     parametrization, optimizer, model = config.parametrization, config.optimizer, config.model
     assert model.head_dim is not None
     setting = setting_of(config)
     found = {path: factors(leaf, setting) for path, leaf in leaves.items()}
-    beta1, beta2 = betas(setting)
     logits = 1.0
     if model.tied:
-        token = next(leaf for leaf in leaves.values() if leaf.path.endswith("token"))
-        logits = token.ratio ** tied_logits(parametrization, optimizer)
+        logits = leaves[EMBEDDING].ratio ** tied_logits(parametrization, optimizer)
     return Scales(
         factors=found,
-        init_std={path: base_std(config, leaf) * found[path].init for path, leaf in leaves.items()},
-        attention=attention_scale(parametrization, model.head_dim),
+        init_std={
+            path: found[path].init
+            * base_std(parametrization, leaf, depth=model.depth, tied=model.tied and path == EMBEDDING)
+            for path, leaf in leaves.items()
+        },
+        attention=attention_scale(parametrization, model.head_dim, parametrization.base_head_dim),
         logits=logits,
-        beta1=beta1,
-        beta2=beta2,
     )
 
 
@@ -160,34 +160,36 @@ def betas(setting: Setting) -> tuple[float, float]:
     return scaled[0], scaled[1]
 
 
-def attention_scale(parametrization: ParametrizationConfig, head_dim: int) -> float:
+def attention_scale(parametrization: ParametrizationConfig, head_dim: int, base_head_dim: int | None) -> float:
     """Factor on attention logits: `1/sqrt(d)`, or `sqrt(d0)/d` which equals it at the base head dimension."""
     spec = TABLE[parametrization.name]
-    base = 1 if spec.absolute else parametrization.base_head_dim or head_dim
+    base = 1 if spec.absolute else base_head_dim or head_dim
     exponent = {"auto": spec.attention, "sqrt": 0.0, "inverse": -0.5}[parametrization.attention]
     if "attention" in ablation.parse(parametrization.ablate):
         exponent = 0.0
     return head_dim**-0.5 * (head_dim / base) ** exponent
 
 
-def base_std(config: RunConfig, leaf: Leaf) -> float:
+def base_std(
+    parametrization: ParametrizationConfig, leaf: Leaf, *, depth: int | None = None, tied: bool = False
+) -> float:
     """Initial std at the base shape: fan-in scaling for matrices, `embedding_std` for embeddings, 0 for biases.
 
-    A tied embedding is also the readout, so it starts at the readout's base scale; absolute parametrizations start
-    at 1 everywhere.
+    A tied embedding is also the readout, so it starts at the readout's base scale.  `depth` is needed for
+    `residual_init=gpt2` alone.
     """
-    settings = config.parametrization
-    fan_in_std = settings.init_scale * (settings.matrix_std or leaf.base_fan_in**-0.5)
-    if leaf.role == Role.EMBEDDING:
-        if not (config.model.tied and leaf.path.endswith("token")):
-            return settings.init_scale * settings.embedding_std
-        return settings.init_scale * (settings.matrix_std or leaf.base_fan_out**-0.5)
-    if leaf.role == Role.READOUT:
-        return 0.0 if settings.zero_readout else fan_in_std
-    if leaf.role != Role.HIDDEN:
+    settings = parametrization
+    if leaf.role == Role.EMBEDDING and not tied:
+        return settings.init_scale * settings.embedding_std
+    if leaf.role not in MATRICES or (leaf.role == Role.READOUT and settings.zero_readout):
         return 0.0
-    ends_small = settings.residual_init == "gpt2" and leaf.place == Place.BRANCH_END
-    return fan_in_std * ((2 * config.model.depth) ** -0.5 if ends_small else 1.0)
+    fan_in = leaf.base_fan_out if leaf.role == Role.EMBEDDING else leaf.base_fan_in
+    std = settings.init_scale * (settings.matrix_std or fan_in**-0.5)
+    if settings.residual_init == "gpt2" and leaf.place == Place.BRANCH_END:
+        require(depth is not None, "parametrization.residual_init=gpt2 needs the number of blocks")
+        assert depth is not None
+        return std * (2 * depth) ** -0.5
+    return std
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    commands = ("sweep", "report", "status", "export", "doctor")
+    commands = ("sweep", "report", "status", "export", "parametrization", "coord-check", "doctor")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)
+    _parametrization_parser(commands)
+    _coordinates_parser(commands)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser
@@ -80,6 +82,58 @@ def _sweep_parser(commands: Any) -> None:
     sweep.add_argument(
         "--keep", choices=("final", "none"), help="final (the default) keeps trained parameters and optimizer state"
     )
+
+
+def _parametrization_parser(commands: Any) -> None:
+    group = commands.add_parser(
+        "parametrization",
+        help="the rules as numbers: every leaf's init, multiplier, rate, eps and decay",
+        description="The rules as numbers.",
+    )
+    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    listed = _command(actions, "list", _parametrization_list, "every parametrization with its source", "")
+    listed.add_argument("--json", action="store_true", help="print as JSON")
+    show = _command(
+        actions,
+        "show",
+        _parametrization_show,
+        "multipliers of every leaf of a transformer, relative to its base shape",
+        "mup --width 1024 --base-width 256 --depth 8 --optimizer adamw",
+    )
+    show.add_argument("name", metavar="NAME", help="mup, sp, ... (lrlab parametrization list)")
+    show.add_argument("--width", type=int, required=True)
+    show.add_argument("--base-width", type=int, required=True)
+    show.add_argument("--depth", type=int, default=2)
+    show.add_argument("--optimizer", default="adamw", help="sgd, adam, adamw, adafactor, muon or lion")
+    show.add_argument("--alignment", default="full", help="full, none or classical")
+    show.add_argument("--depth-rule", default="none", help="none, sqrt or complete")
+    show.add_argument("--base-depth", type=int, help="depth at which the depth rule is the identity")
+    show.add_argument("--ablate", metavar="RULE", help="switch rules off, as in hidden.lr+attention")
+    show.add_argument("--set", **_SETTINGS, help="any other setting, as in model.tied=true")
+    show.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _coordinates_parser(commands: Any) -> None:
+    check = _command(
+        commands,
+        "coord-check",
+        _coord_check,
+        "do activations and updates keep their size as the model grows? Exit status 1 says no",
+        "mup --widths 16,32,64,256 --steps 6 --out results/coordinates",
+    )
+    check.add_argument("name", metavar="NAME", nargs="?", default="mup", help="parametrization (default mup)")
+    sizes = check.add_mutually_exclusive_group()
+    sizes.add_argument("--widths", help="widths, as in 16,32,64,256 (the default); the first is the base")
+    sizes.add_argument("--depths", help="depths instead, as in 2,4,8,16,32; the first is the base")
+    check.add_argument("--steps", type=int, default=6, help="updates to look at (default 6)")
+    check.add_argument("--seeds", type=int, default=3, help="seeds per size (default 3)")
+    check.add_argument("--ablate", metavar="RULE", help="judge a rule that is off, where it shows, against the whole")
+    check.add_argument("--set", **_SETTINGS, help="any other setting, as in optimizer.kind=sgd")
+    check.add_argument("--out", metavar="DIR", type=Path, help="write the picture and the table there")
+    check.add_argument("--json", action="store_true", help="print as JSON")
+
+
+_SETTINGS: dict[str, Any] = {"metavar": "NAME=VALUE", "dest": "settings", "action": "append", "default": []}
 
 
 def _command(commands: Any, name: str, run: Any, does: str, example: str) -> argparse.ArgumentParser:
@@ -195,6 +249,75 @@ def _export(options: argparse.Namespace) -> int:
     frame.to_csv(options.csv, index=False)
     print(f"{len(frame)} runs in {options.csv}")
     return 0
+
+
+def _parametrization_list(options: argparse.Namespace) -> int:
+    from lab.parametrization import names
+
+    if options.json:
+        print(json.dumps(dict(names()), indent=1))
+    else:
+        for name, line in names().items():
+            print(f"{name:14}{line}")
+    return 0
+
+
+def _parametrization_show(options: argparse.Namespace) -> int:
+    from sweeps import rules
+
+    settings = _single(options.settings)
+    for name, value in {
+        "parametrization.name": options.name,
+        "parametrization.base_width": options.base_width,
+        "parametrization.alignment": options.alignment,
+        "parametrization.depth": options.depth_rule,
+        "parametrization.base_depth": options.base_depth,
+        "parametrization.ablate": options.ablate,
+        "model.width": options.width,
+        "model.depth": options.depth,
+        "optimizer.kind": options.optimizer,
+    }.items():
+        settings.setdefault(name, value)
+    found = rules.show(settings)
+    print(json.dumps(found, indent=1) if options.json else rules.text(found))
+    return 0
+
+
+def _coord_check(options: argparse.Namespace) -> int:
+    from sweeps import coordinates
+
+    _quiet()
+    axis = "depth" if options.depths else "width"
+    default = coordinates.DEPTHS if axis == "depth" else coordinates.WIDTHS
+    text = options.depths or options.widths
+    check = coordinates.Check(
+        name=options.name,
+        axis=axis,
+        sizes=default if text is None else _sizes(text),
+        steps=options.steps,
+        seeds=options.seeds,
+        settings=_single(options.settings),
+    )
+    found = coordinates.ablation(check, options.ablate) if options.ablate else coordinates.whole(check)
+    if options.out is not None:
+        coordinates.write(found, options.out)
+    print(json.dumps(found.summary(), indent=1) if options.json else coordinates.text(found))
+    return 0 if found.passed else 1
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    require(all(part.isdigit() for part in parts), f"{text} is not a list of sizes: write them as in 16,32,64")
+    return tuple(int(part) for part in parts)
+
+
+def _single(texts: Sequence[str]) -> dict[str, Any]:
+    """`--set` options of commands that describe one run: one value each."""
+    found = _settings(texts)
+    for name, values in found.items():
+        require(len(values) == 1, f"--set {name} takes one value here, not {len(values)}")
+        require(not name.startswith("exec."), f"--set {name}: how runs are executed is no part of this")
+    return {name: values[0] for name, values in found.items()}
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from lab.config import ALTERNATIVES, ExecConfig, RunConfig
 from lab.identity import paths, run_id
 from lab.model import leaves
 from lab.override import ALIASES, apply, unknown
-from lab.scale import scales
+from lab.scale import betas, scales, setting_of
 
 Point = dict[str, Any]
 
@@ -146,6 +146,7 @@ def check_fits(config: RunConfig, text: corpus.Corpus) -> None:
     """
     assert config.model.vocab is not None
     scales(config, leaves(config))
+    betas(setting_of(config))
     corpus.require_known(text.largest, config.model.vocab)
     batch.window_count(text.train.size, config.data.length)
     batch.validation_starts(text.validation.size, config.data.length, config.evaluation.sequences)

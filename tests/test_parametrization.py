@@ -1,5 +1,7 @@
 """The table of rules: worked vectors, base identity, choices of alignment, decay, depth, horizon, tying, ablation."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from lab.config import RunConfig
 from lab.model import leaves
 from lab.parametrization import TABLE, names
 from lab.role import Role
-from lab.scale import Factors, Scales, scales
+from lab.scale import Factors, Scales, betas, scales, setting_of
 
 VARIANTS = [
     {},
@@ -262,8 +264,25 @@ def test_gpt2_initialisation(base: RunConfig) -> None:
     assert table.init_std["blocks/mlp/down/kernel"] == 0.02 * 4**-0.5
 
 
+def test_horizon_rules_for_the_betas(base: RunConfig) -> None:
+    setting = setting_of(
+        resolve(
+            base,
+            parametrization__horizon="completed",
+            **{
+                "parametrization__base_batch": 4 * 16,
+                "parametrization__base_tokens": 4 * 16 * 12,
+            },
+        )
+    )
+    beta1, beta2 = betas(dataclasses.replace(setting, batch=2, data=8))
+    assert (beta1, beta2) == (pytest.approx(1 - 0.1 / 4), pytest.approx(1 - 0.05 / 4))
+    with pytest.raises(ValueError, match="turns optimizer.beta1 into -"):
+        betas(dataclasses.replace(setting, batch=32, data=1))
+
+
 def test_horizon_rules(base: RunConfig) -> None:
-    """Twice the batch and eight times the tokens: rates halve, eps doubles, 1 - beta falls to a quarter."""
+    """Twice the batch and eight times the tokens: rates halve and eps doubles."""
     tokens = 4 * 16
     run = found(
         base,
@@ -279,19 +298,6 @@ def test_horizon_rules(base: RunConfig) -> None:
         assert factors.lr == plain.factors[path].lr / 2
         assert factors.eps == plain.factors[path].eps * 2
         assert factors.weight_decay == plain.factors[path].weight_decay / 2
-    assert (run.beta1, run.beta2) == (pytest.approx(1 - 0.1 / 4), pytest.approx(1 - 0.05 / 4))
-    with pytest.raises(ValueError, match="turns optimizer.beta1 into -"):
-        found(
-            base,
-            "mup",
-            data__sequences=128,
-            schedule__steps=1,
-            schedule__warmup_steps=0,
-            schedule__decay_steps=0,
-            parametrization__horizon="completed",
-            parametrization__base_batch=tokens,
-            parametrization__base_tokens=tokens * 32,
-        )
     with pytest.raises(ValueError, match="parametrization.base_batch"):
         found(base, "mup", parametrization__horizon="completed")
 
