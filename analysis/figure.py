@@ -1,11 +1,12 @@
 """Figures: loss against learning rate with marked optima, and the optimum along an axis."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -83,6 +84,33 @@ def optima(cells: Sequence[Cell], axis: str, optimum_axis: str, transfers: Seque
     plot.grid(alpha=0.3)
     if plot.get_legend_handles_labels()[0]:
         plot.legend(frameon=False)
+    return figure
+
+
+def coordinates(axis: str, sizes: Sequence[int], values: Mapping[str, np.ndarray]) -> Figure:
+    """A panel per statistic: its size over the axis, a line per update; `values` are [sizes, seeds, updates]."""
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    plots = figure.subplots(rows, columns, squeeze=False).flat
+    for plot, (name, table) in zip(plots, values.items(), strict=False):
+        steps = table.shape[-1]
+        for step, colour in zip(range(steps), _colours(steps), strict=True):
+            middle = np.median(table[..., step], axis=1)
+            if (middle > 0).all():
+                plot.plot(sizes, middle, marker="o", color=colour, label=f"{step}")
+        plot.set_xscale("log", base=2)
+        plot.set_yscale("log", base=2)
+        plot.set_xticks(list(sizes), [str(size) for size in sizes])
+        plot.minorticks_off()
+        plot.set_title(name)
+        plot.set_xlabel(axis)
+        plot.grid(alpha=0.3)
+    for plot in list(plots):
+        plot.set_visible(False)
+    first = figure.axes[0]
+    first.set_ylabel("root mean square (median of seeds)")
+    first.legend(title="updates", frameon=False, fontsize=7)
     return figure
 
 

@@ -120,16 +120,26 @@ class Attention(nnx.Module):
         self.qk = QKNorm(config, self.head_dim) if config.qk_norm else None
 
     def __call__(self, x_MD: jax.Array, length: int, scale: jax.Array, attend: AttentionFn) -> jax.Array:
+        q_BHTN, k_BGTN = self._queries_and_keys(x_MD, length)
+        v_BGTN = self._heads(self.value(x_MD), length, self.kv_heads)
+        y_BHTN = attend(q_BHTN, k_BGTN, v_BGTN, scale)
+        y_MD = y_BHTN.transpose(0, 2, 1, 3).reshape(x_MD.shape[0], self.heads * self.head_dim)
+        return self.output(y_MD)
+
+    def logits(self, x_MD: jax.Array, length: int, scale: jax.Array) -> jax.Array:
+        """Attention logits [B, H, T, S], 0 where a query may not look."""
+        q_BHTN, k_BGTN = self._queries_and_keys(x_MD, length)
+        k_BHTN = jnp.repeat(k_BGTN, self.heads // self.kv_heads, axis=1)
+        return jnp.tril(jnp.einsum("bhtn,bhsn->bhts", q_BHTN, k_BHTN) * scale.astype(q_BHTN.dtype))
+
+    def _queries_and_keys(self, x_MD: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
         q_BHTN = self._heads(self.query(x_MD), length, self.heads)
         k_BGTN = self._heads(self.key(x_MD), length, self.kv_heads)
-        v_BGTN = self._heads(self.value(x_MD), length, self.kv_heads)
         if self.qk is not None:
             q_BHTN, k_BGTN = self.qk(q_BHTN, k_BGTN)
         if self.theta is not None:
             q_BHTN, k_BGTN = _rotate(q_BHTN, self.theta), _rotate(k_BGTN, self.theta)
-        y_BHTN = attend(q_BHTN, k_BGTN, v_BGTN, scale)
-        y_MD = y_BHTN.transpose(0, 2, 1, 3).reshape(x_MD.shape[0], self.heads * self.head_dim)
-        return self.output(y_MD)
+        return q_BHTN, k_BGTN
 
     def _heads(self, x_MK: jax.Array, length: int, heads: int) -> jax.Array:
         return x_MK.reshape(-1, length, heads, self.head_dim).transpose(0, 2, 1, 3)
@@ -161,11 +171,24 @@ class Block(nnx.Module):
         self.mlp = Mlp(config)
 
     def __call__(self, x_MD: jax.Array, length: int, scale: jax.Array, attend: AttentionFn) -> jax.Array:
+        return self.parts(x_MD, length, scale, attend)["residual"]
+
+    def parts(
+        self, x_MD: jax.Array, length: int, scale: jax.Array, attend: AttentionFn
+    ) -> dict[Literal["attention", "mlp", "residual"], jax.Array]:
+        """What the two branches add to the stream, and the stream after them."""
         if self.pre:
-            x_MD = x_MD + self.attention(self.attention_norm(x_MD), length, scale, attend)
-            return x_MD + self.mlp(self.mlp_norm(x_MD))
-        x_MD = self.attention_norm(x_MD + self.attention(x_MD, length, scale, attend))
-        return self.mlp_norm(x_MD + self.mlp(x_MD))
+            attention_MD = self.attention(self.attention_norm(x_MD), length, scale, attend)
+            x_MD = x_MD + attention_MD
+            mlp_MD = self.mlp(self.mlp_norm(x_MD))
+            return {"attention": attention_MD, "mlp": mlp_MD, "residual": x_MD + mlp_MD}
+        attention_MD = self.attention(x_MD, length, scale, attend)
+        x_MD = self.attention_norm(x_MD + attention_MD)
+        mlp_MD = self.mlp(x_MD)
+        return {"attention": attention_MD, "mlp": mlp_MD, "residual": self.mlp_norm(x_MD + mlp_MD)}
+
+    def attention_logits(self, x_MD: jax.Array, length: int, scale: jax.Array) -> jax.Array:
+        return self.attention.logits(self.attention_norm(x_MD) if self.pre else x_MD, length, scale)
 
 
 class Embedding(nnx.Module):
@@ -206,6 +229,37 @@ class Transformer(nnx.Module):
         x_MD = self.embedding(tokens_BT)
         body = jax.checkpoint(body) if forward.remat else body
         x_MD, _ = jax.lax.scan(body, x_MD, blocks, unroll=forward.unroll)
+        return self._logits(x_MD, logit_scale)
+
+    def activations(
+        self, tokens_BT: jax.Array, *, attention_scale: jax.Array, logit_scale: jax.Array, forward: Forward
+    ) -> dict[str, jax.Array]:
+        """What the model computes on the way: embedding and logits [M, ...], and of every block (leading L) its input,
+        attention logits, what its two branches add, and the stream after it (`residual`).
+        """
+        length = tokens_BT.shape[1]
+        attend = ATTENTION[forward.attention]
+        graphdef, blocks = nnx.split(self.blocks)
+
+        def body(x_MD: jax.Array, block: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            module = nnx.merge(graphdef, block)
+            parts = module.parts(x_MD, length, attention_scale, attend)
+            logits = module.attention_logits(x_MD, length, attention_scale)
+            return parts["residual"], {"input": x_MD, "attention_logits": logits, **parts}
+
+        embedding_MD = self.embedding(tokens_BT)
+        x_MD, of_blocks = jax.lax.scan(body, embedding_MD, blocks, unroll=forward.unroll)
+        return {"embedding": embedding_MD, "logits": self._logits(x_MD, logit_scale), **of_blocks}
+
+    def block_outputs(self, inputs_LMD: jax.Array, length: int, *, scale: jax.Array, forward: Forward) -> jax.Array:
+        """Every block applied to an input of its own, [L, M, D] -> [L, M, D]."""
+        attend = ATTENTION[forward.attention]
+        graphdef, blocks = nnx.split(self.blocks)
+        return jax.lax.map(
+            lambda both: nnx.merge(graphdef, both[0])(both[1], length, scale, attend), (blocks, inputs_LMD)
+        )
+
+    def _logits(self, x_MD: jax.Array, logit_scale: jax.Array) -> jax.Array:
         if self.final_norm is not None:
             x_MD = self.final_norm(x_MD)
         kernel_DV = self.embedding.token[...].T if self.readout is None else self.readout.kernel[...]

@@ -19,7 +19,7 @@ from flax import nnx
 
 from lab.config import ModelConfig, RunConfig
 from lab.initializer import initial_params
-from lab.model import Forward, abstract, layout, leaves
+from lab.model import Forward, Transformer, abstract, layout, leaves
 from lab.optimizer import Hyper, Params, hyper, optimizer, structure
 from lab.scale import scales, setting_of
 
@@ -95,7 +95,7 @@ class Program:
         with self.precision():
             self._graphdef, self._variables = abstract(shape.model, shape.length)
             self._leaves = layout(shape.model, shape.length)
-        self._init = jax.jit(self._over_lanes(self._init_lane))
+        self._init = jax.jit(self.over_lanes(self._init_lane))
         self._segment = jax.jit(self._segment_lanes, donate_argnums=(1,))
         self._evaluate = jax.jit(self._evaluate_lanes)
 
@@ -165,20 +165,23 @@ class Program:
         return nats_M.reshape(tokens.shape[0], -1)
 
     def logits(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
-        """Logits [B*T, V] of tokens [B, T].
+        """Logits [B*T, V] of tokens [B, T]."""
+        return self.model(params, lane)(
+            tokens.astype(jnp.int32),
+            attention_scale=lane.attention,
+            logit_scale=lane.logits,
+            forward=self.shape.forward,
+        )
+
+    def model(self, params: Params, lane: Lane) -> Transformer:
+        """The model that computes with a lane's parameters.
 
         Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the
         master weights, before the cast to the compute dtype.
         """
         compute = jnp.dtype(self.shape.dtype)
         scaled = {path: (value * lane.forward[path]).astype(compute) for path, value in params.items()}
-        model = nnx.merge(self._graphdef, self._nest(scaled))
-        return model(
-            tokens.astype(jnp.int32),
-            attention_scale=lane.attention,
-            logit_scale=lane.logits,
-            forward=self.shape.forward,
-        )
+        return nnx.merge(self._graphdef, self._nest(scaled))
 
     def train_step(
         self, lane: Lane, state: State, tokens: jax.Array, lr: jax.Array, decay: jax.Array, step: jax.Array
@@ -214,7 +217,7 @@ class Program:
         steps: jax.Array,
     ) -> tuple[State, Metrics]:
         one = functools.partial(self._segment_lane, batches, begin, steps)
-        return self._over_lanes(one)(lane, state, lr.T, decay.T)
+        return self.over_lanes(one)(lane, state, lr.T, decay.T)
 
     def _segment_lane(
         self,
@@ -243,9 +246,9 @@ class Program:
         def one(lane: Lane, params: Params) -> jax.Array:
             return jax.lax.map(functools.partial(self.loss, params, lane), windows)
 
-        return self._over_lanes(one)(lane, state.params)
+        return self.over_lanes(one)(lane, state.params)
 
-    def _over_lanes(self, one: Any) -> Any:
+    def over_lanes(self, one: Any) -> Any:
         """`one` over the leading K axis of all its arguments, by the shape's strategy."""
         if self.shape.strategy == "vmap":
             return jax.vmap(one)

@@ -1,4 +1,4 @@
-"""The numbers that a parametrization gives the laboratory's transformer, for a terminal or as JSON; nothing is trained."""
+"""The numbers that a parametrization gives the laboratory's transformer, as a table or JSON; nothing is trained."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,39 +1,155 @@
-"""A coordinate check in small: what muP keeps and sp lets grow with the width."""
+"""Coordinate checks: correct rules keep sizes, every ablated rule shows where it is identified, depth rules differ."""
+
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import resolve, trained
+from conftest import resolve
 
-from lab.config import RunConfig
+from analysis.slope import slope
+from lab import corpus
+from lab.config import ExecConfig, RunConfig
+from lab.coordinates import trajectories
+from lab.device import execution
+from lab.model import leaves
+from lab.program import program, shape_of
+from lab.role import Role
+from sweeps.coordinates import Check, Verdict, ablation, configs, contrasts, whole
+from sweeps.identification import exponent, identification, rules
 
-WIDTHS = (16, 32, 64, 128, 256)
+WIDTHS = (8, 16, 64, 128)
+DEPTHS = (2, 4, 8, 16, 32)
 
 
-def slope(base: RunConfig, name: str) -> float:
-    """d log2 rms(logits) / d log2 width after six updates at one rate, from a zero readout."""
-    sizes = []
-    for width in WIDTHS:
-        run = resolve(
-            base,
-            model__width=width,
-            parametrization__name=name,
-            schedule__steps=6,
-            schedule__decay_steps=0,
-            optimizer__lr=2.0**-7,
-            data__sequences=8,
-        )
-        job, snapshot = trained([run])
-        lane, params = (jax.tree.map(lambda x: x[0], tree) for tree in (job.lane, snapshot.state.params))
-        logits = job.program.logits(params, lane, jnp.asarray(job.validation[:8, :-1]))
-        sizes.append(float(jnp.sqrt(jnp.mean((logits - logits.mean(axis=-1, keepdims=True)) ** 2))))
-    return float(np.polyfit(np.log2(WIDTHS), np.log2(sizes), 1)[0])
+def check(text: Path, name: str = "mup", axis: Any = "width", **settings: object) -> Check:
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return Check(
+        name=name,
+        axis=axis,
+        sizes=WIDTHS if axis == "width" else DEPTHS,
+        steps=3,
+        settings={"data.corpus": f"text:{text}", "optimizer.weight_decay": 0.1} | dotted,
+    )
+
+
+def test_a_slope_and_its_interval() -> None:
+    sizes, noise = (16, 32, 64, 256), np.random.default_rng(0).normal(scale=0.02, size=(4, 3))
+    found = slope(sizes, np.asarray(sizes, float)[:, None] ** -0.5 * 2.0**noise)
+    assert found.low < -0.5 < found.high
+    assert found.high - found.low < 0.1
+    with pytest.raises(ValueError, match="positive values"):
+        slope(sizes, np.zeros((4, 3)))
 
 
 @pytest.mark.slow
-def test_logits_keep_their_size_under_mup_and_grow_under_sp(base: RunConfig) -> None:
-    mup, sp = slope(base, "mup"), slope(base, "sp")
-    assert abs(mup) < 0.2
-    assert sp > 0.3
-    assert sp - mup > 0.3
+def test_mup_passes_and_sp_fails(text: Path) -> None:
+    assert whole(check(text)).passed
+    for name in ("sp", "sp_gpt2"):
+        found = whole(check(text, name))
+        failed = {row.statistic for row in found.rows if not row.passed}
+        assert failed >= {"change/mlp", "change/residual", "change/logits"}
+        assert all(row.found.value > 0.3 for row in found.rows if row.statistic in failed)
+
+
+def assert_seen(found: Verdict, rule: str) -> None:
+    """The ablated slope differs from the correct one by at least 0.2, about as far as the table says."""
+    (row,) = found.rows
+    assert row.predicted is not None
+    moved, expected = row.found.value - row.expected, row.predicted - row.expected
+    assert not row.passed, rule
+    assert abs(moved) >= 0.2, rule
+    assert abs(moved - expected) < 0.45, (rule, moved, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind", "only"),
+    [
+        ("mup", "adamw", None),
+        ("mup", "sgd", None),
+        ("mup_table3", "adamw", "readout"),
+        ("mup_tp4", "adamw", "embedding"),
+        ("mean_field", "adamw", "hidden"),
+    ],
+)
+def test_every_width_rule_shows_where_it_is_identified(text: Path, name: str, kind: str, only: str | None) -> None:
+    plan = check(text, name, optimizer__kind=kind)
+    chosen = [rule for rule in rules(configs(plan, {})[-1], "width") if only is None or rule.startswith(only)]
+    for rule, found in contrasts(plan, chosen).items():
+        assert_seen(found, rule)
+
+
+@pytest.mark.slow
+def test_every_depth_rule_shows_over_depths_2_to_32(text: Path) -> None:
+    plan = check(text, axis="depth", parametrization__depth="sqrt", model__width=16, parametrization__base_width=16)
+    found = contrasts(plan, ["depth.branch", "depth.lr", "depth.eps"])
+    for rule, verdict in found.items():
+        assert_seen(verdict, rule)
+
+
+@pytest.mark.slow
+def test_linearisation_tells_the_depth_exponents_apart(text: Path) -> None:
+    """With 1/sqrt(L) blocks become linear in their weights as depth grows; with 1/L they do not (arXiv 2505.01618)."""
+
+    def lazy(rule: str) -> float:
+        plan = check(text, axis="depth", parametrization__depth=rule, optimizer__weight_decay=0.0)
+        runs = configs(plan, {"model.width": 16, "parametrization.base_width": 16})
+        found = trajectories(runs, corpus.load(runs[0].data))
+        values = np.array([table["lazy/blocks"][-1] for table in found]).reshape(len(DEPTHS), plan.seeds)
+        return slope(DEPTHS, values).value
+
+    root, complete = lazy("sqrt"), lazy("complete")
+    assert -0.7 < root < -0.3
+    assert abs(complete) < 0.2
+    assert complete - root > 0.3
+
+
+def test_a_rule_without_an_exponent_is_a_no_op_bitwise(text: Path) -> None:
+    plan = Check(sizes=(8, 16, 32), steps=2, seeds=1, settings={"data.corpus": f"text:{text}"})
+    for rule in ("readout.lr", "gain.lr"):
+        assert exponent(rule, configs(plan, identification(rule).settings)[-1]) == 0
+        (row,) = ablation(plan, rule).rows
+        assert row.passed
+        assert row.note == "the rule is a no-op here, bitwise"
+
+
+@pytest.mark.slow
+def test_gradients_at_initialisation_follow_the_eps_column(base: RunConfig) -> None:
+    """V5 of the verification list: slopes over widths 128 to 1024, 3 seeds, a fixed vocabulary, a non-zero readout."""
+    widths, forms = (128, 256, 512, 1024), ("sp_per_layer", "ntk", "mup", "mup_table3", "mup_tp4", "mean_field")
+    sizes: dict[tuple[str, str], list[list[float]]] = {}
+    for width in widths:
+        for name in forms:
+            changes = {"model__width": width, "model__head_dim": 32, "model__depth": 1, "optimizer__kind": "sgd"}
+            wide = resolve(
+                base,
+                **changes,
+                parametrization__base_width=128,
+                parametrization__name=name,
+                parametrization__zero_readout=False,
+            )
+            rms = [gradients(resolve(wide, seed=seed)) for seed in range(3)]
+            for path in leaves(wide):
+                if path.endswith(("token", "up/kernel", "value/kernel", "readout/kernel", "final_norm/gain")):
+                    sizes.setdefault((name, path), []).append([table[path] for table in rms])
+    for (name, path), values in sizes.items():
+        adam = resolve(base, parametrization__name=name)
+        role = leaves(adam)[path].role
+        expected = exponent(f"{role}.eps", adam)
+        tolerance = 0.15 if role == Role.GAIN else 0.05
+        assert slope(widths, np.array(values)).value == pytest.approx(expected, abs=tolerance), (name, path)
+
+
+def gradients(run: RunConfig) -> dict[str, float]:
+    """Root mean square of every leaf's gradient on one batch, before any update."""
+    how = execution(ExecConfig(), run.model, platform="cpu", runs=1)
+    one = program(shape_of(run, lanes=1, strategy="map", group=1, segment=1, forward=how.forward))
+    lanes, _ = one.lanes([run])
+    lane, params = jax.tree.map(lambda x: x[0], (lanes, one.init(lanes).params))
+    tokens = corpus.load(run.data).validation.windows(np.arange(16) * 16, run.data.length + 1)
+    found = jax.jit(jax.grad(lambda params, lane: one.loss(params, lane, jax.numpy.asarray(tokens)).mean()))(
+        params, lane
+    )
+    return {path: float(jax.numpy.sqrt((value**2).mean())) for path, value in found.items()}

@@ -1,0 +1,116 @@
+"""Coordinates: how large activations, their changes, updates and gradients are along the first updates of runs.
+
+Root mean squares of each run on one fixed batch, by name:
+
+    value/X    an activation: embedding, attention_logits, attention, mlp (what the branches add), residual (the stream
+               after the last block), logits; of blocks over all layers
+    change/X   its change since initialisation
+    update/P   the change of a parameter since initialisation, by path
+    gradient/P the gradient of the loss by a parameter
+    lazy/blocks  how far the blocks are from their linearisation: rms(f(w) - f(w0) - J(w - w0)) / rms(f(w) - f(w0))
+               for each block as a function of its own parameters, at its input at initialisation, over all layers
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lab import train
+from lab.config import ExecConfig, RunConfig
+from lab.corpus import Corpus
+from lab.device import execution, platform
+from lab.optimizer import Params
+from lab.program import Lane, Program, shape_of
+
+BATCH = 8
+MAX_LANES = 32
+
+
+def trajectories(configs: Sequence[RunConfig], corpus: Corpus) -> list[dict[str, np.ndarray]]:
+    """Statistics of each run before its first update and after every update: arrays [steps + 1] by name.
+
+    Runs of one program and length are lanes of one job.
+    """
+    groups: dict[Any, list[int]] = {}
+    for index, config in enumerate(configs):
+        groups.setdefault((_program(config), config.schedule.steps), []).append(index)
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for members in groups.values():
+        for start in range(0, len(members), MAX_LANES):
+            part = members[start : start + MAX_LANES]
+            table = _job([configs[index] for index in part], corpus)
+            for lane, index in enumerate(part):
+                found[index] = {name: values[:, lane] for name, values in table.items()}
+    return [found[index] for index in range(len(configs))]
+
+
+def statistics(program: Program, lane: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
+    """One lane's statistics on tokens [B, T+1], as scalars by name; `first` are its initial parameters."""
+    scales = {"attention_scale": lane.attention, "logit_scale": lane.logits}
+
+    def activations(params: Params) -> dict[str, jax.Array]:
+        inputs = tokens[:, :-1].astype(jnp.int32)
+        found = program.model(params, lane).activations(inputs, **scales, forward=program.shape.forward)
+        return found | {"residual": found["residual"][-1]}
+
+    def blocks(params: Params) -> jax.Array:
+        model = program.model(params, lane)
+        return model.block_outputs(before["input"], program.shape.length, scale=lane.attention, forward=forward)
+
+    forward = program.shape.forward
+    before, now = activations(first), activations(params)
+    gradients = jax.grad(lambda params: jnp.mean(program.loss(params, lane, tokens)))(params)
+    moved = jax.tree.map(jnp.subtract, params, first)
+    origin, tangent = jax.jvp(blocks, (first,), (moved,))
+    change = blocks(params) - origin
+    names = [name for name in now if name != "input"]
+    return (
+        {f"value/{name}": _rms(now[name]) for name in names}
+        | {f"change/{name}": _rms(now[name] - before[name]) for name in names}
+        | {f"update/{path}": _rms(value) for path, value in moved.items()}
+        | {f"gradient/{path}": _rms(value) for path, value in gradients.items()}
+        | {"lazy/blocks": _rms(change - tangent) / jnp.maximum(_rms(change), jnp.finfo(change.dtype).tiny)}
+    )
+
+
+def _job(configs: Sequence[RunConfig], corpus: Corpus) -> dict[str, np.ndarray]:
+    """Arrays [steps + 1, runs] by name."""
+    how = execution(
+        ExecConfig(
+            lanes=1 << (len(configs) - 1).bit_length(), segment=1, unroll=False
+        ),  # compiling is most of the time
+        configs[0].model,
+        platform=platform(),
+        runs=len(configs),
+    )
+    job = train.prepare(configs, how, corpus)
+    program, snapshot = job.program, train.start(job)
+    first = jax.tree.map(jnp.copy, snapshot.state.params)
+
+    @jax.jit
+    def measure(lanes: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
+        def one(lane: Lane, first: Params, params: Params) -> dict[str, jax.Array]:
+            return statistics(program, lane, first, params, tokens)
+
+        return program.over_lanes(one)(lanes, first, params)
+
+    with program.precision():
+        tokens = jnp.asarray(job.validation[:BATCH])
+        steps = [measure(job.lane, first, snapshot.state.params, tokens)]
+        steps += [measure(job.lane, first, newest.state.params, tokens) for newest in train.train(job, snapshot)]
+    return {
+        name: np.stack([np.asarray(step[name], np.float64) for step in steps])[:, : len(configs)] for name in steps[0]
+    }
+
+
+def _program(config: RunConfig) -> Any:
+    how = execution(ExecConfig(), config.model, platform=platform(), runs=1)
+    return shape_of(config, lanes=1, strategy="map", group=1, segment=1, forward=how.forward)
+
+
+def _rms(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sqrt(jnp.mean(x * x))

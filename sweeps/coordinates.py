@@ -1,0 +1,261 @@
+"""Coordinate checks: train small models of several sizes for a few updates, and judge how their activations grow.
+
+`whole` judges a parametrization: the change of every activation since initialisation, at a rate near the tuned one,
+should keep its size.  `ablation` judges one rule that is off: its statistic's slope, in the configuration that
+identifies the rule, against that of the whole parametrization in the same configuration.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis import figure
+from analysis.slope import Slope, slope
+from lab import corpus
+from lab.check import require
+from lab.config import DataConfig, EvaluationConfig, ModelConfig, ParametrizationConfig, RunConfig, ScheduleConfig
+from lab.coordinates import trajectories
+from lab.override import apply
+from sweeps.identification import Identification, exponent, identification
+from sweeps.sweep import check_fits
+
+WIDTHS = (16, 32, 64, 256)
+DEPTHS = (2, 4, 8, 16, 32)
+# Rates near the optimum of these models at their base shape, per optimizer.
+RATES = {"adamw": 2.0**-6, "adam": 2.0**-6, "sgd": 2.0**-2, "adafactor": 2.0**-4, "lion": 2.0**-8, "muon": 2.0**-5}
+# A slope passes within this distance of what is expected; finite widths bend the slopes of correct rules.
+TOLERANCE = 0.2
+# An ablated rule is seen where its slope differs from the whole parametrization's by this much.
+CONTRAST = 0.2
+ACTIVATIONS = ("embedding", "attention_logits", "attention", "mlp", "residual", "logits")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What to check; the first size is the base."""
+
+    name: str = "mup"
+    axis: Literal["width", "depth"] = "width"
+    sizes: tuple[int, ...] = WIDTHS
+    steps: int = 6
+    seeds: int = 3
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(len(set(self.sizes)) >= 3, f"{self.axis}s {list(self.sizes)}: a slope needs at least three sizes")
+        require(
+            list(self.sizes) == sorted(set(self.sizes)) and self.sizes[0] > 0,
+            f"{self.axis}s {list(self.sizes)} are not in growing order",
+        )
+        require(self.steps >= 2, f"--steps {self.steps}: a check needs at least 2 updates")
+        require(self.seeds >= 1, f"--seeds {self.seeds}: a check needs at least 1 seed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judged statistic: its slope over the sizes, what is expected, and whether it passes.
+
+    Of an ablated rule, `expected` is the slope with the rule and `predicted` what the table says without it.
+    """
+
+    statistic: str
+    when: str
+    found: Slope
+    expected: float
+    passed: bool
+    note: str = ""
+    predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judged rows of a check, and the curves behind them: statistic -> [sizes, seeds, steps + 1]."""
+
+    title: str
+    check: Check
+    rows: tuple[Row, ...]
+    curves: Mapping[str, np.ndarray]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "axis": self.check.axis,
+            "sizes": list(self.check.sizes),
+            "passed": self.passed,
+            "rows": [
+                {
+                    "statistic": row.statistic,
+                    "when": row.when,
+                    "slope": row.found.value,
+                    "low": row.found.low,
+                    "high": row.found.high,
+                    "expected": row.expected,
+                    "predicted": row.predicted,
+                    "passed": row.passed,
+                    "note": row.note,
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def whole(check: Check) -> Verdict:
+    """Judge every activation's change since initialisation, as its geometric mean over the updates from the second on.
+
+    Expected slopes are 0, except where the parametrization's own theory says that hidden features stop learning
+    (classical alignment of `sp_per_layer` and `ntk`: -1/2 for all but the logits).
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+    curves = measure(check, [{}])[0]
+    lazy = check.settings.get("parametrization.alignment") == "classical" and check.name in ("sp_per_layer", "ntk")
+    rows = []
+    for name in ACTIVATIONS:
+        found = slope(check.sizes, _settled(curves[f"change/{name}"]))
+        expected = -0.5 if lazy and name not in ("logits", "attention_logits") else 0.0
+        rows.append(Row(f"change/{name}", "updates 2 on", found, expected, abs(found.value - expected) <= TOLERANCE))
+    title = f"{check.name}, {check.axis}s {', '.join(map(str, check.sizes))}"
+    return Verdict(title, check, tuple(rows), {f"change/{name}": curves[f"change/{name}"] for name in ACTIVATIONS})
+
+
+def ablation(check: Check, rule: str) -> Verdict:
+    """Judge one rule that is off against the whole parametrization, in the configuration that identifies it.
+
+    Raises:
+        InputError: an unknown rule, or settings that do not go together.
+    """
+    row = identification(rule)
+    check = _for(row, check)
+    return contrasts(check, [rule])[rule]
+
+
+def contrasts(check: Check, rules: Sequence[str]) -> dict[str, Verdict]:
+    """The verdict on each rule of one axis being off; all runs of a size are lanes of few programs."""
+    rows = [identification(rule) for rule in rules]
+    variants = [
+        dict(row.settings) | ({"parametrization.ablate": row.rule} if off else {})
+        for row in rows
+        for off in (False, True)
+    ]
+    curves = measure(check, variants)
+    found = {}
+    for number, row in enumerate(rows):
+        kept, off = curves[2 * number], curves[2 * number + 1]
+        config = configs(check, variants[2 * number])[-1]
+        found[row.rule] = _judged(check, row, config, kept, off)
+    return found
+
+
+def _judged(
+    check: Check, row: Identification, config: RunConfig, kept: Mapping[str, np.ndarray], off: Mapping[str, np.ndarray]
+) -> Verdict:
+    title = f"{check.name} without {row.rule}, {check.axis}s {', '.join(map(str, check.sizes))}"
+    curves = {f"{row.statistic} (whole)": kept[row.statistic], f"{row.statistic} ({row.rule} off)": off[row.statistic]}
+    with_rule, without = (slope(check.sizes, _at(table[row.statistic], row.when)) for table in (kept, off))
+    same = all((kept[name] == off[name]).all() for name in kept)
+    predicted = with_rule.value + row.sensitivity * exponent(row.rule, config)
+    if same:
+        verdict = Row(row.statistic, row.when, without, with_rule.value, True, "the rule is a no-op here, bitwise")
+    else:
+        seen = abs(without.value - with_rule.value) >= CONTRAST
+        note = f"slope {with_rule.value:+.2f} with the rule, {predicted:+.2f} predicted without"
+        verdict = Row(row.statistic, row.when, without, with_rule.value, not seen, note, predicted)
+    return Verdict(title, check, (verdict,), curves)
+
+
+def measure(check: Check, variants: Sequence[Mapping[str, Any]]) -> list[dict[str, np.ndarray]]:
+    """Every statistic of each variant of a check: name -> [sizes, seeds, steps + 1]."""
+    runs = [config for variant in variants for config in configs(check, variant)]
+    text = corpus.load(runs[0].data)
+    found = trajectories(runs, text)
+    shape = (len(check.sizes), check.seeds, check.steps + 1)
+    count = len(check.sizes) * check.seeds
+    return [
+        {
+            name: np.stack([table[name] for table in found[start : start + count]]).reshape(shape)
+            for name in found[start]
+        }
+        for start in range(0, len(runs), count)
+    ]
+
+
+def configs(check: Check, variant: Mapping[str, Any]) -> list[RunConfig]:
+    """The resolved runs of one variant, sizes by seeds."""
+    base = RunConfig(
+        model=ModelConfig(depth=2, bias=True),
+        parametrization=ParametrizationConfig(name="mup", base_width=check.sizes[0]),
+        schedule=ScheduleConfig(kind="constant", steps=check.steps),
+        data=DataConfig(sequences=8, length=32),
+        evaluation=EvaluationConfig(sequences=8),
+    )
+    settings = dict(check.settings) | dict(variant)
+    kind = settings.get("optimizer.kind", base.optimizer.kind)
+    require(kind in RATES, f"optimizer.kind={kind} is not one of {', '.join(RATES)}")
+    defaults: dict[str, Any] = {"parametrization.name": check.name, "optimizer.lr": RATES[kind]}
+    if not {"model.heads", "model.head_dim"} & settings.keys():
+        defaults["model.head_dim"] = 8
+    if check.axis == "depth":
+        defaults |= {"model.width": 32, "parametrization.base_width": 32, "parametrization.base_depth": check.sizes[0]}
+        defaults |= {} if "parametrization.depth" in settings else {"parametrization.depth": "complete"}
+    found = []
+    for size in check.sizes:
+        config = apply(base, defaults | settings | {f"model.{check.axis}": size})
+        if config.model.heads is not None and config.parametrization.base_head_dim is None:
+            config = apply(
+                config, {"parametrization.base_head_dim": config.parametrization.base_width // config.model.heads}
+            )
+        for seed in range(check.seeds):
+            text = corpus.load(config.data)
+            run = apply(config, {"seed": seed}).resolve(vocab=text.vocab, fingerprint=text.fingerprint)
+            check_fits(run, text)
+            found.append(run)
+    return found
+
+
+def text(found: Verdict) -> str:
+    """The verdict as a table."""
+    lines = [found.title]
+    for row in found.rows:
+        measured = f"slope {row.found.value:+.2f} ({row.found.low:+.2f} .. {row.found.high:+.2f})"
+        verdict = "pass" if row.passed else "FAIL"
+        line = f"  {row.statistic:32}{row.when:14}{measured}  expected {row.expected:+.2f}  {verdict}  {row.note}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, "pass" if found.passed else "FAIL"])
+
+
+def write(found: Verdict, folder: Path) -> None:
+    """Write `coordinates.png` and `.svg`, and every curve as `coordinates.csv`."""
+    figure.save(figure.coordinates(found.check.axis, found.check.sizes, found.curves), folder, "coordinates")
+    with (folder / "coordinates.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("statistic", found.check.axis, "seed", "step", "rms"))
+        for name, values in found.curves.items():
+            for (size, seed, step), value in np.ndenumerate(values):
+                writer.writerow((name, found.check.sizes[size], seed, step, f"{value:.6g}"))
+
+
+def _for(row: Identification, check: Check) -> Check:
+    """The check along the rule's own axis."""
+    if row.axis == check.axis:
+        return check
+    return dataclasses.replace(check, axis=row.axis, sizes=DEPTHS if row.axis == "depth" else WIDTHS)
+
+
+def _at(values: np.ndarray, when: str) -> np.ndarray:
+    """[sizes, seeds] of [sizes, seeds, steps + 1]."""
+    return {"start": values[..., 0], "first": values[..., 1], "last": values[..., -1]}[when]
+
+
+def _settled(values: np.ndarray) -> np.ndarray:
+    """Geometric mean over the updates from the second on."""
+    return np.exp(np.log(values[..., 2:]).mean(axis=-1))
