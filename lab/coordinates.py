@@ -29,10 +29,11 @@ BATCH = 8
 MAX_LANES = 32
 
 
-def trajectories(configs: Sequence[RunConfig], corpus: Corpus) -> list[dict[str, np.ndarray]]:
+def trajectories(configs: Sequence[RunConfig], corpus: Corpus, *kinds: str) -> list[dict[str, np.ndarray]]:
     """Statistics of each run before its first update and after every update: arrays [steps + 1] by name.
 
-    Runs of one program and length are lanes of one job.
+    Runs of one program and length are lanes of one job.  `kinds` are the first words of the names to compute (`change`,
+    `lazy`, ...); fewer compile faster.
     """
     groups: dict[Any, list[int]] = {}
     for index, config in enumerate(configs):
@@ -41,7 +42,7 @@ def trajectories(configs: Sequence[RunConfig], corpus: Corpus) -> list[dict[str,
     for members in groups.values():
         for start in range(0, len(members), MAX_LANES):
             part = members[start : start + MAX_LANES]
-            table = _job([configs[index] for index in part], corpus)
+            table = _job([configs[index] for index in part], corpus, kinds)
             for lane, index in enumerate(part):
                 found[index] = {name: values[:, lane] for name, values in table.items()}
     return [found[index] for index in range(len(configs))]
@@ -76,7 +77,7 @@ def statistics(program: Program, lane: Lane, first: Params, params: Params, toke
     )
 
 
-def _job(configs: Sequence[RunConfig], corpus: Corpus) -> dict[str, np.ndarray]:
+def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays [steps + 1, runs] by name."""
     how = execution(
         ExecConfig(
@@ -93,7 +94,8 @@ def _job(configs: Sequence[RunConfig], corpus: Corpus) -> dict[str, np.ndarray]:
     @jax.jit
     def measure(lanes: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
         def one(lane: Lane, first: Params, params: Params) -> dict[str, jax.Array]:
-            return statistics(program, lane, first, params, tokens)
+            found = statistics(program, lane, first, params, tokens)
+            return {name: value for name, value in found.items() if name.split("/")[0] in kinds}
 
         return program.over_lanes(one)(lanes, first, params)
 

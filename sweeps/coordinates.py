@@ -117,7 +117,7 @@ def whole(check: Check) -> Verdict:
     Raises:
         InputError: settings that do not go together.
     """
-    curves = measure(check, [{}])[0]
+    curves = measure(check, [{}], "change")[0]
     lazy = check.settings.get("parametrization.alignment") == "classical" and check.name in ("sp_per_layer", "ntk")
     rows = []
     for name in ACTIVATIONS:
@@ -147,7 +147,7 @@ def contrasts(check: Check, rules: Sequence[str]) -> dict[str, Verdict]:
         for row in rows
         for off in (False, True)
     ]
-    curves = measure(check, variants)
+    curves = measure(check, variants, "value", "change", "update")
     found = {}
     for number, row in enumerate(rows):
         kept, off = curves[2 * number], curves[2 * number + 1]
@@ -173,11 +173,11 @@ def _judged(
     return Verdict(title, check, (verdict,), curves)
 
 
-def measure(check: Check, variants: Sequence[Mapping[str, Any]]) -> list[dict[str, np.ndarray]]:
-    """Every statistic of each variant of a check: name -> [sizes, seeds, steps + 1]."""
+def measure(check: Check, variants: Sequence[Mapping[str, Any]], *kinds: str) -> list[dict[str, np.ndarray]]:
+    """Statistics of these kinds of each variant of a check: name -> [sizes, seeds, steps + 1]."""
     runs = [config for variant in variants for config in configs(check, variant)]
     text = corpus.load(runs[0].data)
-    found = trajectories(runs, text)
+    found = trajectories(runs, text, *kinds)
     shape = (len(check.sizes), check.seeds, check.steps + 1)
     count = len(check.sizes) * check.seeds
     return [

@@ -96,7 +96,7 @@ def test_linearisation_tells_the_depth_exponents_apart(text: Path) -> None:
     def lazy(rule: str) -> float:
         plan = check(text, axis="depth", parametrization__depth=rule, optimizer__weight_decay=0.0)
         runs = configs(plan, {"model.width": 16, "parametrization.base_width": 16})
-        found = trajectories(runs, corpus.load(runs[0].data))
+        found = trajectories(runs, corpus.load(runs[0].data), "lazy")
         values = np.array([table["lazy/blocks"][-1] for table in found]).reshape(len(DEPTHS), plan.seeds)
         return slope(DEPTHS, values).value
 
