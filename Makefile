@@ -1,9 +1,11 @@
 # make quickstart   install, train the quickstart sweep, print its table and the path of its report
 # make test         install what tests need and run them
 # PYTHON and VENV may be given: make test PYTHON=python3.12 VENV=.venv-3.12
+# EXTRAS=test,parity installs PyTorch too, and the tests that compare with it run instead of being skipped
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= test
 OUT ?= results/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -21,7 +23,7 @@ quickstart: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev
@@ -43,9 +45,9 @@ $(VENV)/.installed: $(BIN)/python $(INPUTS)
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: $(BIN)/python $(INPUTS)
+$(VENV)/.installed-$(EXTRAS): $(BIN)/python $(INPUTS)
 	@echo "installing what tests need into $(VENV)"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(BIN)/python $(INPUTS)
