@@ -15,8 +15,8 @@ of Tensor Programs V (2203.03466), `mup_tp4` that of Tensor Programs IV (2011.14
 stability conditions of `tests/test_exponents.py`, which re-derives them.
 
 Forms.  A factor A on a weight with initial std B, Adam rate C (SGD: C) and eps E is the same model as A t, B / t, C / t
-(SGD: C / t^2), E t (2203.03466, Lemma J.1).  So `mup`, `mup_table3`, `mup_tp4` and (under full alignment) `mean_field`
-are four forms of one parametrization, and `sp_per_layer` and `ntk` two forms of another.
+(SGD: C / t^2), E t (2203.03466, Lemma J.1).  So `mup`, `mup_table3`, `mup_tp4` and `mean_field` are four forms of one
+parametrization, and `sp_per_layer` and `ntk` two forms of another.
 
 Gains and biases (vectors) act like the embedding's effective weight in every parametrization: they feed the same stream
 and their length grows with it.
@@ -269,6 +269,6 @@ def names() -> Mapping[str, str]:
         "mup": "maximal update, Table 8 of Tensor Programs V (2203.03466)",
         "mup_table3": "maximal update, Table 3: the readout's factor is in its init and rate (2203.03466)",
         "mup_tp4": "maximal update, the form of Tensor Programs IV (2011.14522)",
-        "mean_field": "mean field (2407.05872); under full alignment another form of mup",
+        "mean_field": "mean field (2407.05872): another form of mup",
         "u_mup": "unit-scaled maximal update, absolute: no base shape (2407.17465)",
     }
