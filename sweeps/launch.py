@@ -1,5 +1,6 @@
 """Launching a sweep into a store: plan, skip what is done, work, and say how it went."""
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[st
     Raises:
         InputError: the folder holds another sweep.
     """
-    base = digest(dump(canonical(sweep.base)))
+    base = digest(dump(canonical(dataclasses.replace(sweep.base, optimizer=sweep.base.optimizer.resolve()))))
     kept: dict[str, Any] = {}
     if (root / "sweep.json").is_file():
         before = store.read_sweep(root)

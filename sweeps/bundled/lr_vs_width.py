@@ -23,8 +23,10 @@ from sweeps.sweep import Point, Sweep, axis, chain, product
 
 WIDTHS = (32, 64, 128, 256)
 BASE_WIDTH = 32
-# Eight rates a factor sqrt(2) apart around the optimum at the base width, 2^-6.25.
+# Eight rates a factor sqrt(2) apart around the optimum at the base width, near 2^-5.75, and between them closer ones:
+# the bias of a parabola falls with the spacing of the rates, and decides how wide the interval of a slope is.
 LOWEST, RATES = -8.0, 8
+CLOSER = (-6.25, -5.75, -5.25)
 
 
 def sweep() -> Sweep:
@@ -52,7 +54,8 @@ def _cells(name: str, width: int) -> list[Point]:
     Rates about the optimum at the base width stay in, for the regret of a rate that was tuned there.
     """
     shift = -math.log2(width / BASE_WIDTH) if name == "sp" else 0.0
-    exponents = {LOWEST + shift + step / 2 for step in range(RATES)} | {-6.5, -6.0}
+    exponents = {LOWEST + shift + step / 2 for step in range(RATES)} | {exponent + shift for exponent in CLOSER}
+    exponents |= {-6.75} if name == "mup" else {-6.0, -5.5}
     rates = (2.0**exponent for exponent in sorted(exponents))
     return product(
         axis("model.width", width),
