@@ -1,7 +1,7 @@
 """Coordinate checks: train small models of several sizes for a few updates, and judge how their activations grow.
 
-`whole` judges a parametrization: the change of every activation since initialisation, at a rate near the tuned one,
-should keep its size.  `ablation` judges one rule that is off: its statistic's slope, in the configuration that
+`whole` judges a parametrization: how the change of every activation, the updates and the gradients grow with the size,
+at a rate near the tuned one.  `ablation` judges one rule that is off: its statistic's slope, in the configuration that
 identifies the rule, against that of the whole parametrization in the same configuration.
 """
 
@@ -18,10 +18,20 @@ from analysis import figure
 from analysis.slope import Slope, slope
 from lab import corpus
 from lab.check import require
-from lab.config import DataConfig, EvaluationConfig, ModelConfig, ParametrizationConfig, RunConfig, ScheduleConfig
+from lab.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParametrizationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from lab.coordinates import trajectories
 from lab.override import apply
-from sweeps.identification import Identification, exponent, identification
+from lab.parametrization import TABLE
+from sweeps import expectation
+from sweeps.identification import NONZERO, Identification, exponent, identification
 from sweeps.sweep import check_fits
 
 WIDTHS = (16, 32, 64, 256)
@@ -109,23 +119,60 @@ class Verdict:
 
 
 def whole(check: Check) -> Verdict:
-    """Judge every activation's change since initialisation, as its geometric mean over the updates from the second on.
+    """Judge a parametrization (`wholes`)."""
+    return wholes(check, [check.name])[0]
 
-    Expected slopes are 0, except where the parametrization's own theory says that hidden features stop learning
-    (classical alignment of `sp_per_layer` and `ntk`: -1/2 for all but the logits).
+
+def wholes(check: Check, names: Sequence[str]) -> list[Verdict]:
+    """Judge parametrizations: every slope against what their exponents say (`sweeps.expectation`).
+
+    Activations by their change since initialisation, as its geometric mean over the updates from the second on; one
+    leaf of each role by its first update and by its gradient before it, from a readout that does not start at zero.
 
     Raises:
         InputError: settings that do not go together.
     """
-    curves = measure(check, [{}], "change")[0]
-    lazy = check.settings.get("parametrization.alignment") == "classical" and check.name in ("sp_per_layer", "ntk")
-    rows = []
-    for name in ACTIVATIONS:
-        found = slope(check.sizes, _settled(curves[f"change/{name}"]))
-        expected = -0.5 if lazy and name not in ("logits", "attention_logits") else 0.0
-        rows.append(Row(f"change/{name}", "updates 2 on", found, expected, abs(found.value - expected) <= TOLERANCE))
+    variants = [{"parametrization.name": name} | start for name in names for start in (_start(check, name), NONZERO)]
+    curves = measure(check, variants, "change", "update", "gradient")
+    return [
+        _whole(dataclasses.replace(check, name=name), *curves[2 * number : 2 * number + 2])
+        for number, name in enumerate(names)
+    ]
+
+
+def _start(check: Check, name: str) -> Mapping[str, Any]:
+    """Settings for activations: a zero readout, where the rates do not assume a readout of some size.
+
+    SGD's gradient of what comes before the readout, and Adafactor's step of the readout itself, are in proportion to
+    the readout, so rates for one that starts at order m^-1/2 are wrong for one that starts at zero.
+    """
+    assumed = check.settings.get("optimizer.kind") in ("sgd", "adafactor") and name in expectation.LAZY
+    return NONZERO if assumed else {}
+
+
+def _whole(check: Check, activations: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]) -> Verdict:
+    config = configs(check, {})[-1]
+    shown = {f"change/{name}": activations[f"change/{name}"] for name in ACTIVATIONS}
+    rows = [
+        _row(check, name, "updates 2 on", _settled(values), expectation.change(name, config, check.axis))
+        for name, values in shown.items()
+    ]
+    for role, path in expectation.LEAF.items():
+        update, gradient = f"update/{path}", f"gradient/{path}"
+        shown |= {update: leaves[update], gradient: leaves[gradient]}
+        rows += [
+            _row(check, update, "first", _at(leaves[update], "first"), expectation.update(role, config, check.axis)),
+            _row(
+                check, gradient, "start", _at(leaves[gradient], "start"), expectation.gradient(role, config, check.axis)
+            ),
+        ]
     title = f"{check.name}, {check.axis}s {', '.join(map(str, check.sizes))}"
-    return Verdict(title, check, tuple(rows), {f"change/{name}": curves[f"change/{name}"] for name in ACTIVATIONS})
+    return Verdict(title, check, tuple(rows), shown)
+
+
+def _row(check: Check, statistic: str, when: str, values: np.ndarray, expected: float) -> Row:
+    found = slope(check.sizes, values)
+    return Row(statistic, when, found, expected, abs(found.value - expected) <= TOLERANCE)
 
 
 def ablation(check: Check, rule: str) -> Verdict:
@@ -193,6 +240,7 @@ def configs(check: Check, variant: Mapping[str, Any]) -> list[RunConfig]:
     """The resolved runs of one variant, sizes by seeds."""
     base = RunConfig(
         model=ModelConfig(depth=2, bias=True),
+        optimizer=OptimizerConfig(clip=None),
         parametrization=ParametrizationConfig(name="mup", base_width=check.sizes[0]),
         schedule=ScheduleConfig(kind="constant", steps=check.steps),
         data=DataConfig(sequences=8, length=32),
@@ -201,7 +249,11 @@ def configs(check: Check, variant: Mapping[str, Any]) -> list[RunConfig]:
     settings = dict(check.settings) | dict(variant)
     kind = settings.get("optimizer.kind", base.optimizer.kind)
     require(kind in RATES, f"optimizer.kind={kind} is not one of {', '.join(RATES)}")
-    defaults: dict[str, Any] = {"parametrization.name": check.name, "optimizer.lr": RATES[kind]}
+    settings = {"parametrization.name": check.name} | settings
+    absolute = (
+        TABLE[str(settings["parametrization.name"])].absolute if settings["parametrization.name"] in TABLE else False
+    )
+    defaults: dict[str, Any] = {"optimizer.lr": RATES[kind] * (check.sizes[0] if absolute else 1)}
     if not {"model.heads", "model.head_dim"} & settings.keys():
         defaults["model.head_dim"] = 8
     if check.axis == "depth":

@@ -16,24 +16,19 @@ from lab.model import leaves
 from lab.parametrization import TABLE, exponents
 from lab.role import Role
 from lab.scale import ALPHA
+from sweeps.expectation import LEAF
 
 When = Literal["start", "first", "last"]
 
-NONZERO: dict[str, Any] = {"parametrization.zero_readout": False}
+# A decay would move the leaves too; only its own rule needs one.
+PLAIN: dict[str, Any] = {"optimizer.weight_decay": 0.0}
+NONZERO: dict[str, Any] = PLAIN | {"parametrization.zero_readout": False}
 # Gradients of the small models here are below this eps at every width, so that Adam's step is in proportion to them.
-LARGE_EPS: dict[str, Any] = NONZERO | {"optimizer.eps": 1.0, "optimizer.weight_decay": 0.0}
+LARGE_EPS: dict[str, Any] = NONZERO | {"optimizer.eps": 1.0}
 # Decay alone moves the weights: 5 % per update against a rate too small to matter.
 STRONG_DECAY: dict[str, Any] = {"optimizer.lr": 1e-5, "optimizer.weight_decay": 5e3}
-GROWING_HEADS: dict[str, Any] = {"model.heads": 2}
+GROWING_HEADS: dict[str, Any] = PLAIN | {"model.heads": 2}
 
-# The parameter in whose size a role's eps, decay or vector rate shows.
-LEAF = {
-    Role.EMBEDDING: "embedding/token",
-    Role.HIDDEN: "blocks/mlp/up/kernel",
-    Role.READOUT: "readout/kernel",
-    Role.GAIN: "final_norm/gain",
-    Role.BIAS: "blocks/mlp/up/bias",
-}
 # The activation in which a role's init, multiplier or rate shows; a branch holds two hidden matrices.
 ACTIVATION = {Role.EMBEDDING: "embedding", Role.HIDDEN: "mlp", Role.READOUT: "logits"}
 
@@ -59,8 +54,8 @@ def identification(rule: str) -> Identification:
     if rule in SINGLE:
         return {
             "attention": Identification(rule, "value/attention_logits", "start", settings=GROWING_HEADS),
-            "depth.branch": Identification(rule, "value/residual", "start", axis="depth"),
-            "depth.lr": Identification(rule, "change/residual", "last", axis="depth"),
+            "depth.branch": Identification(rule, "value/residual", "start", "depth", PLAIN),
+            "depth.lr": Identification(rule, "change/residual", "last", "depth", PLAIN),
             "depth.eps": Identification(
                 rule, f"update/{LEAF[Role.HIDDEN]}", "first", "depth", LARGE_EPS, sensitivity=1
             ),
@@ -82,7 +77,8 @@ def identification(rule: str) -> Identification:
     if quantity == "decay":
         return Identification(rule, f"update/{LEAF[role]}", "last", settings=NONZERO | STRONG_DECAY)
     if quantity == "lr" and role in (Role.HIDDEN, Role.READOUT):
-        return Identification(rule, f"change/{ACTIVATION[role]}", "last" if role == Role.HIDDEN else "first")
+        when: When = "last" if role == Role.HIDDEN else "first"
+        return Identification(rule, f"change/{ACTIVATION[role]}", when, settings=PLAIN)
     return Identification(rule, f"update/{LEAF[role]}", "first", settings=NONZERO)
 
 
