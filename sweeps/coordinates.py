@@ -18,15 +18,7 @@ from analysis import figure
 from analysis.slope import Slope, slope
 from lab import corpus
 from lab.check import require
-from lab.config import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParametrizationConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from lab.config import RunConfig
 from lab.coordinates import trajectories
 from lab.override import apply
 from lab.parametrization import TABLE
@@ -40,6 +32,7 @@ DEPTHS = (2, 4, 8, 16, 32)
 RATES = {"adamw": 2.0**-6, "adam": 2.0**-6, "sgd": 2.0**-2, "adafactor": 2.0**-4, "lion": 2.0**-8, "muon": 2.0**-5}
 # A slope passes within this distance of what is expected; finite widths bend the slopes of correct rules.
 TOLERANCE = 0.2
+HEAD_DIM = 8
 # An ablated rule is seen where its slope differs from the whole parametrization's by this much.
 CONTRAST = 0.2
 ACTIVATIONS = ("embedding", "attention_logits", "attention", "mlp", "residual", "logits")
@@ -132,7 +125,7 @@ def wholes(check: Check, names: Sequence[str]) -> list[Verdict]:
     Raises:
         InputError: settings that do not go together.
     """
-    variants = [{"parametrization.name": name} | start for name in names for start in (_start(check, name), NONZERO)]
+    variants = [start | {"parametrization.name": name} for name in names for start in (_start(check, name), NONZERO)]
     curves = measure(check, variants, "change", "update", "gradient")
     return [
         _whole(dataclasses.replace(check, name=name), *curves[2 * number : 2 * number + 2])
@@ -140,7 +133,7 @@ def wholes(check: Check, names: Sequence[str]) -> list[Verdict]:
     ]
 
 
-def _start(check: Check, name: str) -> Mapping[str, Any]:
+def _start(check: Check, name: str) -> dict[str, Any]:
     """Settings for activations: a zero readout, where the rates do not assume a readout of some size.
 
     SGD's gradient of what comes before the readout, and Adafactor's step of the readout itself, are in proportion to
@@ -171,7 +164,7 @@ def _whole(check: Check, activations: Mapping[str, np.ndarray], leaves: Mapping[
 
 
 def _row(check: Check, statistic: str, when: str, values: np.ndarray, expected: float) -> Row:
-    found = slope(check.sizes, values)
+    found = _slope(check, statistic, values)
     return Row(statistic, when, found, expected, abs(found.value - expected) <= TOLERANCE)
 
 
@@ -208,7 +201,7 @@ def _judged(
 ) -> Verdict:
     title = f"{check.name} without {row.rule}, {check.axis}s {', '.join(map(str, check.sizes))}"
     curves = {f"{row.statistic} (whole)": kept[row.statistic], f"{row.statistic} ({row.rule} off)": off[row.statistic]}
-    with_rule, without = (slope(check.sizes, _at(table[row.statistic], row.when)) for table in (kept, off))
+    with_rule, without = (_slope(check, row.statistic, _at(table[row.statistic], row.when)) for table in (kept, off))
     same = all((kept[name] == off[name]).all() for name in kept)
     predicted = with_rule.value + row.sensitivity * exponent(row.rule, config)
     if same:
@@ -237,41 +230,72 @@ def measure(check: Check, variants: Sequence[Mapping[str, Any]], *kinds: str) ->
 
 
 def configs(check: Check, variant: Mapping[str, Any]) -> list[RunConfig]:
-    """The resolved runs of one variant, sizes by seeds."""
-    base = RunConfig(
-        model=ModelConfig(depth=2, bias=True),
-        optimizer=OptimizerConfig(clip=None),
-        parametrization=ParametrizationConfig(name="mup", base_width=check.sizes[0]),
-        schedule=ScheduleConfig(kind="constant", steps=check.steps),
-        data=DataConfig(sequences=8, length=32),
-        evaluation=EvaluationConfig(sequences=8),
+    """The resolved runs of one variant, sizes by seeds.
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+    settings: dict[str, Any] = (
+        _defaults(check) | {"parametrization.name": check.name} | dict(check.settings) | dict(variant)
     )
-    settings = dict(check.settings) | dict(variant)
-    kind = settings.get("optimizer.kind", base.optimizer.kind)
+    kind = str(settings["optimizer.kind"])
     require(kind in RATES, f"optimizer.kind={kind} is not one of {', '.join(RATES)}")
-    settings = {"parametrization.name": check.name} | settings
-    absolute = (
-        TABLE[str(settings["parametrization.name"])].absolute if settings["parametrization.name"] in TABLE else False
-    )
-    defaults: dict[str, Any] = {"optimizer.lr": RATES[kind] * (check.sizes[0] if absolute else 1)}
-    if not {"model.heads", "model.head_dim"} & settings.keys():
-        defaults["model.head_dim"] = 8
-    if check.axis == "depth":
-        defaults |= {"model.width": 32, "parametrization.base_width": 32, "parametrization.base_depth": check.sizes[0]}
-        defaults |= {} if "parametrization.depth" in settings else {"parametrization.depth": "complete"}
+    settings.setdefault("optimizer.lr", RATES[kind] * _absolute(settings))
+    if "model.heads" in settings:
+        base_width = settings["parametrization.base_width"]
+        settings.setdefault("parametrization.base_head_dim", base_width // settings["model.heads"])
+    else:
+        settings.setdefault("model.head_dim", HEAD_DIM)
     found = []
     for size in check.sizes:
-        config = apply(base, defaults | settings | {f"model.{check.axis}": size})
-        if config.model.heads is not None and config.parametrization.base_head_dim is None:
-            config = apply(
-                config, {"parametrization.base_head_dim": config.parametrization.base_width // config.model.heads}
-            )
+        config = apply(RunConfig(), settings | {f"model.{check.axis}": size})
+        source = corpus.load(config.data)
         for seed in range(check.seeds):
-            text = corpus.load(config.data)
-            run = apply(config, {"seed": seed}).resolve(vocab=text.vocab, fingerprint=text.fingerprint)
-            check_fits(run, text)
+            run = apply(config, {"seed": seed}).resolve(vocab=source.vocab, fingerprint=source.fingerprint)
+            check_fits(run, source)
             found.append(run)
     return found
+
+
+def _defaults(check: Check) -> dict[str, Any]:
+    """A two-block model with biases, at a constant rate and without clipping, which would couple all leaves."""
+    found: dict[str, Any] = {
+        "model.depth": 2,
+        "model.bias": True,
+        "optimizer.kind": "adamw",
+        "optimizer.clip": None,
+        "schedule.kind": "constant",
+        "schedule.steps": check.steps,
+        "schedule.decay_steps": 0,
+        "data.sequences": 8,
+        "data.length": 32,
+        "evaluation.sequences": 8,
+        "parametrization.base_width": check.sizes[0],
+    }
+    if check.axis == "depth":
+        found |= {"model.width": 32, "parametrization.base_width": 32}
+        found |= {"parametrization.depth": "complete", "parametrization.base_depth": check.sizes[0]}
+    return found
+
+
+def _absolute(settings: Mapping[str, Any]) -> float:
+    """An absolute parametrization's rate is larger by the base width: its hidden weights are, and 1 is its base."""
+    spec = TABLE.get(str(settings["parametrization.name"]))
+    return float(settings["parametrization.base_width"]) if spec is not None and spec.absolute else 1.0
+
+
+def _slope(check: Check, statistic: str, values: np.ndarray) -> Slope:
+    """The slope of [sizes, seeds].
+
+    Raises:
+        InputError: a run became non-finite, or nothing moves.
+    """
+    require(
+        bool(np.isfinite(values).all() and (values > 0).all()),
+        f"{statistic} is zero or not finite in a run of {check.name}: runs diverge or nothing moves; choose another "
+        "optimizer.lr",
+    )
+    return slope(check.sizes, values)
 
 
 def text(found: Verdict) -> str:
