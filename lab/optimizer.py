@@ -114,13 +114,15 @@ def scale_by_adafactor(leaves: Leaves) -> optax.GradientTransformation:
     )
 
     def init(params: Tree) -> dict[str, Any]:
-        return {path: _per_layer(one.init, leaves[path])(value) for path, value in params.items()}
+        return {path: _per_layer(one.init, leaves[path])(_front(value, leaves[path])) for path, value in params.items()}
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, dict[str, Any]]:
-        both = {
-            path: _per_layer(one.update, leaves[path])(updates[path], state[path], params[path]) for path in updates
-        }
-        return {path: new for path, (new, _) in both.items()}, {path: kept for path, (_, kept) in both.items()}
+        moved, kept = {}, {}
+        for path, leaf in ((path, leaves[path]) for path in updates):
+            update, param = _front(updates[path], leaf), _front(params[path], leaf)
+            new, kept[path] = _per_layer(one.update, leaf)(update, state[path], param)
+            moved[path] = jnp.moveaxis(new, range(len(leaf.stacked)), leaf.stacked)
+        return moved, kept
 
     return optax.GradientTransformation(init, update)
 
@@ -207,8 +209,13 @@ def structure(config: OptimizerConfig) -> str:
     return "adam" if config.kind == "adamw" else config.kind
 
 
+def _front(value: jax.Array, leaf: Leaf) -> jax.Array:
+    """A leaf's array with its stacked axes first."""
+    return jnp.moveaxis(value, leaf.stacked, range(len(leaf.stacked)))
+
+
 def _per_layer(function: Any, leaf: Leaf) -> Any:
-    """`function` mapped over a leaf's stacked axes, which must come first."""
+    """`function` mapped over stacked axes that come first."""
     for _ in leaf.stacked:
         function = jax.vmap(function)
     return function

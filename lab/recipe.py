@@ -43,6 +43,7 @@ class Recipe:
     leaves: Mapping[str, Leaf]
     factors: Mapping[str, Factors]
     setting: Setting
+    depth: int | None = None
 
     def init(self, key: jax.Array, params: Tree) -> Tree:
         """Initial values in the structure, shapes and dtypes of `params` (arrays or shapes): gains 1, biases 0.
@@ -106,7 +107,10 @@ class Recipe:
     def init_std(self) -> dict[str, float]:
         """Initial standard deviation of every leaf, 0 for biases (and 0 for gains, which start at 1)."""
         parametrization = self.setting.parametrization
-        return {path: base_std(parametrization, leaf) * self.factors[path].init for path, leaf in self.leaves.items()}
+        return {
+            path: base_std(parametrization, leaf, depth=self.depth) * self.factors[path].init
+            for path, leaf in self.leaves.items()
+        }
 
     def table(self) -> list[dict[str, Any]]:
         """One row per leaf, relative to the base shape, as plain data; store it beside a run."""
@@ -130,6 +134,8 @@ def parametrize(
     parametrization: ParametrizationConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     depth: int | None = None,
+    batch: int | None = None,
+    tokens: int | None = None,
 ) -> Recipe:
     """The recipe of a model.
 
@@ -137,7 +143,8 @@ def parametrize(
     exactly one role.  `dims` are the fan dimensions that the rows name, `base_dims` those of the model on which rates
     are tuned (absolute parametrizations need none); dimensions that `base_dims` leaves out do not grow, and `one` is
     always known.  The `base_*` widths of `parametrization` belong to the laboratory's own transformer and are not used.
-    `depth` is the number of blocks, for depth rules.
+    `depth` is the number of blocks, for depth rules; `batch` (tokens per update) and `tokens` (of the whole run) are
+    for horizon rules.
 
     Raises:
         InputError: a leaf without exactly one role or of another shape than its row says, by name; or rules that
@@ -153,14 +160,23 @@ def parametrize(
         chosen.depth == "none" or depth is not None,
         f"parametrization.depth={chosen.depth} needs the number of blocks: give depth",
     )
+    require(
+        chosen.horizon == "none" or (batch is not None and tokens is not None),
+        f"parametrization.horizon={chosen.horizon} needs the run's size: give batch (tokens per update) and tokens",
+    )
     strange = sorted((base_dims or {}).keys() - dims.keys())
     require(not strange, f"base_dims names {', '.join(strange)}, which is not in dims")
     known = {"one": 1} | dict(dims)
     base = dict.fromkeys(known, 1) if absolute else known | dict(base_dims or {})
     leaves = assign(roles, {path: value.shape for path, value in by_path(params).items()}, dims=known, base_dims=base)
-    ratio = depth / chosen.base_depth if depth is not None and chosen.base_depth else 1.0
-    setting = Setting(chosen, OptimizerConfig() if optimizer is None else optimizer, depth=ratio)
-    return Recipe(leaves, {path: factors(leaf, setting) for path, leaf in leaves.items()}, setting)
+    setting = Setting(
+        chosen,
+        OptimizerConfig() if optimizer is None else optimizer,
+        depth=_ratio(depth, chosen.base_depth),
+        batch=_ratio(batch, chosen.base_batch),
+        data=_ratio(tokens, chosen.base_tokens),
+    )
+    return Recipe(leaves, {path: factors(leaf, setting) for path, leaf in leaves.items()}, setting, depth)
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -186,6 +202,10 @@ def rows(leaves: Mapping[str, Leaf], found: Mapping[str, Factors]) -> list[dict[
         }
         for path, leaf in leaves.items()
     ]
+
+
+def _ratio(size: int | None, base: int | None) -> float:
+    return size / base if size is not None and base is not None else 1.0
 
 
 def _like(tree: Any, flat: Mapping[str, Any]) -> Any:

@@ -223,6 +223,39 @@ def test_mistakes_are_one_clear_line() -> None:
         optimizer.update(tree(64), state)
 
 
+@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+def test_stacked_axes_may_lie_anywhere(kind: str) -> None:
+    """Kernels (width, layers, width), as `nn.scan` over axis 1 makes them, move like kernels (layers, width, width)."""
+    rng = np.random.default_rng(0)
+    weight, gradient = (rng.normal(size=(3, 8, 8)).astype(np.float32) for _ in range(2))
+
+    def moved(axis: int) -> np.ndarray:
+        around = (0, 2) if axis == 1 else (1, 2)
+        row = lab.RoleRow("k", lab.Role.HIDDEN, "width", "width", in_axes=around[:1], out_axes=around[1:])
+        params, grads = ({"k": jnp.moveaxis(jnp.asarray(x), 0, axis)} for x in (weight, gradient))
+        found = lab.parametrize(
+            params,
+            [row],
+            dims={"width": 8},
+            base_dims={"width": 8},
+            optimizer=lab.OptimizerConfig(kind=kind, clip=None),  # type: ignore[arg-type]
+        )
+        optimizer = found.optimizer(0.1)
+        updates: Any = optimizer.update(grads, optimizer.init(params), params)[0]
+        return np.moveaxis(np.asarray(updates["k"]), axis, 0)
+
+    np.testing.assert_allclose(moved(0), moved(1), atol=1e-6)
+
+
+def test_horizon_rules_need_the_size_of_the_run() -> None:
+    rules = lab.ParametrizationConfig(horizon="completed", base_batch=64, base_tokens=640)
+    settings: Any = {"dims": {"width": 64, "vocab": 8}, "base_dims": {"width": 16}, "parametrization": rules}
+    found = lab.parametrize(tree(64), ROWS, batch=128, tokens=5120, **settings)
+    assert found.factors["gain"].lr == 1 / 2
+    with pytest.raises(lab.InputError, match="give batch .tokens per update. and tokens"):
+        lab.parametrize(tree(64), ROWS, **settings)
+
+
 def test_depth_rules_act_on_marked_leaves() -> None:
     found = dataclasses.replace(recipe().setting.parametrization, depth="complete", base_depth=1)
     deep = lab.parametrize(
