@@ -21,7 +21,7 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
-    for package in ("lab", "analysis", "sweeps", "sweeps/bundled", "tpu_configs"):
+    for package in ("lab", "lab/config", "analysis", "sweeps", "sweeps/bundled", "tpu_configs"):
         for path in (ROOT / package).iterdir():
             if path.suffix in (".py", ".toml"):
                 assert f"{package}/{path.name}" in packed
