@@ -8,7 +8,7 @@ exponent g (`lab.parametrization`):
               orthogonal matrix fall as m^-1/2, moonlight's scale undoes that
     change    of the embedding m^(forward + update); every other activation moves by O(1), except that the classical
               alignment makes `sp_per_layer` and `ntk` lazy (hidden activations m^-1/2), and that what a branch adds
-              falls as m_L^-alpha
+              falls with the depth: as m_L^-1 by its own update, as m_L^-alpha by its input's; the mean is expected
 """
 
 from lab.config import RunConfig
@@ -33,7 +33,8 @@ def change(name: str, config: RunConfig, axis: str) -> float:
     """Slope of `change/NAME`, the change of an activation since initialisation."""
     parametrization = config.parametrization
     if axis == "depth":
-        return -ALPHA[parametrization.depth] if name in ("change/attention", "change/mlp") else 0.0
+        alpha = ALPHA[parametrization.depth]
+        return -(1 + alpha) / 2 if alpha > 0 and name in ("change/attention", "change/mlp") else 0.0
     if name == "change/embedding":
         row = exponents(Role.EMBEDDING, parametrization, config.optimizer)
         return row.forward + update(Role.EMBEDDING, config, axis)

@@ -122,9 +122,10 @@ def test_linearisation_tells_the_depth_exponents_apart(text: Path) -> None:
         return slope(DEPTHS, values).value
 
     root, complete = lazy("sqrt"), lazy("complete")
-    assert -0.7 < root < -0.3
-    assert abs(complete) < 0.2
-    assert complete - root > 0.3
+    # Both slopes are steeper by 0.2 to 0.3 at these depths than in the limit; their difference is the exponents' 1/2.
+    assert -1.0 < root < -0.5
+    assert -0.4 < complete < 0.1
+    assert 0.35 < complete - root < 0.65
 
 
 def test_a_rule_without_an_exponent_is_a_no_op_bitwise(text: Path) -> None:
