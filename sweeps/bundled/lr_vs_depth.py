@@ -3,7 +3,7 @@
 Question: how does the best learning rate of a pre-norm transformer under muP move over three doublings of the depth,
 with residual branches left alone (none), scaled by 1/sqrt(L) and by 1/L (CompleteP)?
 Command: `lrlab sweep lr_vs_depth --out results/lr_vs_depth && lrlab report results/lr_vs_depth`.
-Cost: 312 runs, 164 million training tokens, about 25 minutes on 2 CPU cores.
+Cost: 312 runs, 82 million training tokens, about 15 minutes on 2 CPU cores.
 Expected picture: without a rule the optimum falls with the depth; with 1/L it stays.
 """
 
@@ -26,13 +26,13 @@ def sweep() -> Sweep:
     return Sweep(
         name="lr_vs_depth",
         question="How does the best learning rate move from depth 2 to 16, with no depth rule, 1/sqrt(L) and 1/L?",
-        cost="312 runs, 164 million tokens, about 25 minutes on 2 CPU cores",
+        cost="312 runs, 82 million tokens, about 15 minutes on 2 CPU cores",
         expected="without a rule the optimum falls with the depth; with 1/L its slope is 0",
         base=RunConfig(
             model=ModelConfig(width=32, head_dim=16),
             parametrization=ParametrizationConfig(name="mup", base_width=32, base_depth=2, zero_readout=True),
             optimizer=OptimizerConfig(kind="adamw"),
-            schedule=ScheduleConfig(kind="wsd", steps=512, warmup_steps=128, decay_steps=128),
+            schedule=ScheduleConfig(kind="wsd", steps=256, warmup_steps=64, decay_steps=64),
             data=DataConfig(corpus="python-stdlib", sequences=16, length=64),
             evaluation=EvaluationConfig(sequences=512),
         ),
