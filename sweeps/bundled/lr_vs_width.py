@@ -4,7 +4,7 @@ Question: how does the best learning rate move over three doublings of the width
 (sp) and under muP?
 Command: `lrlab sweep lr_vs_width --out results/lr_vs_width && lrlab report results/lr_vs_width`; on a GPU add
 `--set model.width=32,64,128,256,512,1024` (sp's window then follows the width no more: give optimizer.lr too).
-Cost: 201 runs, 105 million training tokens, about half an hour on 2 CPU cores.
+Cost: 384 runs, 201 million training tokens, about an hour on 2 CPU cores (estimated from step times).
 Expected picture: muP's slope is 0 within +-0.1; sp's is near -1 (the optimum halves with every doubling).
 """
 
@@ -27,14 +27,16 @@ BASE_WIDTH = 32
 # the bias of a parabola falls with the spacing of the rates, and decides how wide the interval of a slope is.
 LOWEST, RATES = -8.0, 8
 CLOSER = (-6.25, -5.75, -5.25)
+# With three seeds muP's interval ended at -0.1015: five decide what three leave open.
+SEEDS = {"sp": (0, 1, 2), "mup": (0, 1, 2, 3, 4)}
 
 
 def sweep() -> Sweep:
-    """2 parametrizations x 4 widths x 8 or more learning rates a factor sqrt(2) apart x 3 seeds."""
+    """2 parametrizations x 4 widths x about 12 learning rates x 3 seeds (muP 5)."""
     return Sweep(
         name="lr_vs_width",
         question="How does the best learning rate move from width 32 to 256, under sp and under muP?",
-        cost="201 runs, 105 million tokens, about half an hour on 2 CPU cores",
+        cost="384 runs, 201 million tokens, about an hour on 2 CPU cores",
         expected="muP's slope of log optimum against log width is 0 within 0.1, sp's is near -1",
         base=RunConfig(
             model=ModelConfig(depth=2, head_dim=16),
@@ -60,6 +62,6 @@ def _cells(name: str, width: int) -> list[Point]:
     return product(
         axis("model.width", width),
         axis("parametrization.name", name),
-        axis("seed", 0, 1, 2),
+        axis("seed", *SEEDS[name]),
         axis("optimizer.lr", *rates),
     )

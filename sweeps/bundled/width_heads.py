@@ -3,14 +3,15 @@
 Question: two heads at widths 32 and 128, so that the head dimension grows from 16 to 64: with the attention scale
 sqrt(d0)/d of muP and with 1/sqrt(d), where is the best learning rate?
 Command: `lrlab sweep width_heads --out results/width_heads && lrlab report results/width_heads`.
-Cost: 96 runs, 50 million training tokens, about 6 minutes on 2 CPU cores.
-Expected picture: the optimum stays with sqrt(d0)/d; the case of a fixed head dimension is in `lr_vs_width`.
+Cost: 96 runs, 25 million training tokens, about 4 minutes on 2 CPU cores.
+Expected picture: the optimum stays with sqrt(d0)/d; the case of a fixed head dimension is in `lr_vs_width`
+and, at this length, in `quickstart`.
 """
 
 import dataclasses
 
 from lab.override import apply
-from sweeps.bundled import lr_vs_width
+from sweeps.bundled import lr_vs_width, width_controls
 from sweeps.sweep import Sweep, axis, product
 
 
@@ -21,9 +22,9 @@ def sweep() -> Sweep:
         width,
         name="width_heads",
         question="Does muP's optimum stay from width 32 to 128 when the head dimension grows from 16 to 64?",
-        cost="96 runs, 50 million tokens, about 6 minutes on 2 CPU cores",
+        cost="96 runs, 25 million tokens, about 4 minutes on 2 CPU cores",
         expected="it stays with the attention scale sqrt(d0)/d",
-        base=apply(width.base, {"model.heads": 2, "parametrization.base_head_dim": 16}),
+        base=apply(width.base, width_controls.SHORT | {"model.heads": 2, "parametrization.base_head_dim": 16}),
         points=product(
             axis("model.width", 32, 128),
             axis("parametrization.attention", "inverse", "sqrt"),
