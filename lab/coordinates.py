@@ -50,19 +50,19 @@ def trajectories(configs: Sequence[RunConfig], corpus: Corpus, *kinds: str) -> l
 
 def statistics(program: Program, lane: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
     """One lane's statistics on tokens [B, T+1], as scalars by name; `first` are its initial parameters."""
-    scales = {"attention_scale": lane.attention, "logit_scale": lane.logits}
+    forward, scales = program.shape.forward, {"attention_scale": lane.attention, "logit_scale": lane.logits}
 
     def activations(params: Params) -> dict[str, jax.Array]:
         inputs = tokens[:, :-1].astype(jnp.int32)
-        found = program.model(params, lane).activations(inputs, **scales, forward=program.shape.forward)
+        found = program.model(params, lane).activations(inputs, **scales, forward=forward)
         return found | {"residual": found["residual"][-1]}
+
+    before, now = activations(first), activations(params)
 
     def blocks(params: Params) -> jax.Array:
         model = program.model(params, lane)
         return model.block_outputs(before["input"], program.shape.length, scale=lane.attention, forward=forward)
 
-    forward = program.shape.forward
-    before, now = activations(first), activations(params)
     gradients = jax.grad(lambda params: jnp.mean(program.loss(params, lane, tokens)))(params)
     moved = jax.tree.map(jnp.subtract, params, first)
     origin, tangent = jax.jvp(blocks, (first,), (moved,))
@@ -79,14 +79,9 @@ def statistics(program: Program, lane: Lane, first: Params, params: Params, toke
 
 def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays [steps + 1, runs] by name."""
-    how = execution(
-        ExecConfig(
-            lanes=1 << (len(configs) - 1).bit_length(), segment=1, unroll=False
-        ),  # compiling is most of the time
-        configs[0].model,
-        platform=platform(),
-        runs=len(configs),
-    )
+    # Layers are scanned: with so few updates compiling is most of the time.
+    settings = ExecConfig(lanes=1 << (len(configs) - 1).bit_length(), segment=1, unroll=False)
+    how = execution(settings, configs[0].model, platform=platform(), runs=len(configs))
     job = train.prepare(configs, how, corpus)
     program, snapshot = job.program, train.start(job)
     first = jax.tree.map(jnp.copy, snapshot.state.params)
