@@ -18,7 +18,8 @@ class Results:
     """A sweep's description and its runs.
 
     `frame` has one row per planned run: `run_id`, `status` (done, diverged or pending), `loss`, `loss_error`,
-    `train_loss`, `diverged_step`, `params`, `tokens`, and every configuration field under its dotted name.
+    `train_loss`, `diverged_step`, `params`, `tokens`, `trunk` (equal for runs that share their first updates), and
+    every configuration field under its dotted name.
     """
 
     sweep: dict[str, Any]
@@ -101,6 +102,7 @@ def _row(
             "params": record["parameters"]["non_embedding"],
             "tokens": record["tokens"],
             "seconds": record["times"]["seconds"],
+            "trunk": record["trunk_id"],
         }
     return row | flattened(config) | dict(point)
 

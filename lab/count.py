@@ -53,10 +53,21 @@ def training_flops_per_token(model: ModelConfig, length: int) -> float:
     return 6.0 * (matrix_parameters(model) + d * model.vocab) + 12.0 * depth * length * inner
 
 
+def step_flops(config: RunConfig) -> float:
+    """FLOPs of one update."""
+    return training_flops_per_token(config.model, config.data.length) * config.data.tokens_per_step
+
+
+def evaluation_flops(config: RunConfig) -> float:
+    """FLOPs of the evaluation at the end: a third of training per token."""
+    tokens = config.evaluation.sequences * config.data.length
+    return training_flops_per_token(config.model, config.data.length) * tokens / 3
+
+
 def training_flops(config: RunConfig) -> float:
-    """FLOPs of a whole run, evaluation (a third of a training token each) included."""
-    per_token = training_flops_per_token(config.model, config.data.length)
-    return per_token * (training_tokens(config) + config.evaluation.sequences * config.data.length / 3)
+    """FLOPs of a whole run, its evaluation included."""
+    assert config.schedule.steps is not None
+    return config.schedule.steps * step_flops(config) + evaluation_flops(config)
 
 
 def training_tokens(config: RunConfig) -> int:

@@ -49,6 +49,17 @@ class Provenance:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """What a run has in common with others: runs of one `trunk_id` share their first updates, so their errors are
+    correlated.  `parent` is the stage that ended where this run went its own way, after `fork_step` updates.
+    """
+
+    trunk_id: str | None = None
+    parent: str | None = None
+    fork_step: int = 0
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages whose change may change numbers."""
     found = {"python": host.python_version()}
@@ -60,7 +71,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def record(config: RunConfig, result: Result, provenance: Provenance) -> dict[str, Any]:
+def record(config: RunConfig, result: Result, provenance: Provenance, lineage: Lineage = Lineage()) -> dict[str, Any]:
     """Record v1 as plain JSON data: no Infinity, no NaN."""
     parameters = count.parameters(config.model, config.data.length)
     where = dataclasses.asdict(provenance)
@@ -88,8 +99,9 @@ def record(config: RunConfig, result: Result, provenance: Provenance) -> dict[st
         "train_loss": result.train_loss,
         "last_finite_loss": result.last_finite_loss,
         "diverged_step": result.diverged_step,
-        "trunk_id": None,
-        "parent": None,
+        "trunk_id": lineage.trunk_id,
+        "parent": lineage.parent,
+        "fork_step": lineage.fork_step,
         "attempt": attempt,
         "times": times,
     }

@@ -60,3 +60,11 @@ def decays(config: RunConfig) -> np.ndarray:
     optimizer = config.optimizer
     per_update = factors(config.schedule) if optimizer.decay == "independent" else rates(config)
     return optimizer.weight_decay * per_update
+
+
+def boundaries(schedule: ScheduleConfig) -> tuple[int, ...]:
+    """Updates at which a phase begins or ends, in 1..T: the end of the warm-up, the start of the decay, the end."""
+    total, warmup, decay = schedule.steps, schedule.warmup_steps, schedule.decay_steps
+    if total is None or warmup is None or decay is None:
+        raise ValueError("the schedule's durations are not in steps yet: call ScheduleConfig.resolve first")
+    return tuple(sorted({step for step in (warmup, total - decay, total) if step >= 1}))

@@ -7,6 +7,7 @@ DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate p
 DIR/runs/<run_id>/probes/                results of probes, each a record of its own
 DIR/units/<unit_id>/claims/              one file per attempt to run a unit
 DIR/units/<unit_id>/checkpoints/         resume points, and the final state
+DIR/units/<unit_id>/fork/                the state that other units start from, until the last of them is done
 DIR/report/                              what `lrlab report` writes
 """
 
@@ -30,6 +31,10 @@ def run_folder(root: Path, run_id: str) -> Path:
 
 def unit_folder(root: Path, unit_id: str) -> Path:
     return root / "units" / unit_id
+
+
+def fork_folder(root: Path, unit_id: str) -> Path:
+    return unit_folder(root, unit_id) / "fork"
 
 
 def create_exclusive(path: Path, data: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Training: the runs of one unit, as lanes of one program, segment after segment.
 
 `prepare` builds a `Job`, `start` its first `Snapshot`, `train` yields one snapshot per segment, `finish` evaluates.  A
-snapshot is all that a resume needs, and a resumed job is bitwise equal to an uninterrupted one.
+snapshot is all that a resume needs, and a resumed job is bitwise equal to an uninterrupted one; so is a job whose lanes
+`branch` off the snapshots of others.
 """
 
 import functools
@@ -30,7 +31,7 @@ SEGMENT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Job:
-    """The runs of one unit (at most K, all with the same number of steps) and what trains them."""
+    """The runs of one unit (at most K) up to a common number of updates, and what trains them."""
 
     configs: tuple[RunConfig, ...]
     program: Program
@@ -73,8 +74,8 @@ class Snapshot:
         )
 
 
-def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) -> Job:
-    """Everything that training needs, built on the host; nothing is compiled yet.
+def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus, *, stop: int | None = None) -> Job:
+    """Everything that training the first `stop` updates (all, by default) needs, built on the host, not compiled yet.
 
     Raises:
         InputError: the runs do not belong to one program, differ in length, or the corpus is too short.
@@ -90,7 +91,8 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) 
         )
         for config in configs
     }
-    if len(shapes) != 1 or len({config.schedule.steps for config in configs}) != 1:
+    lengths = {config.schedule.steps if stop is None else stop for config in configs}
+    if len(shapes) != 1 or len(lengths) != 1:
         raise InputError("the runs of a unit must share one program and one number of steps")
     (shape,) = shapes
     compiled = program(shape)
@@ -112,8 +114,8 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus) 
             segment=shape.segment,
         ),
         validation=corpus.validation.windows(starts, data.length + 1),
-        rates=_columns([schedule.rates(config) for config in configs], shape.lanes),
-        decays=_columns([schedule.decays(config) for config in configs], shape.lanes),
+        rates=_columns([schedule.rates(config)[:stop] for config in configs], shape.lanes),
+        decays=_columns([schedule.decays(config)[:stop] for config in configs], shape.lanes),
     )
 
 
@@ -121,6 +123,28 @@ def start(job: Job) -> Snapshot:
     """The job before its first update."""
     empty = np.zeros((0, len(job.configs)))
     return Snapshot(0, job.program.init(job.lane), empty, empty)
+
+
+def branch(job: Job, parents: Sequence[tuple[Snapshot, int]]) -> Snapshot:
+    """The job where its lanes leave their parents: lane k goes on from a lane of a settled snapshot.
+
+    Padding repeats the last lane.  All snapshots must have made the same number of updates.
+    """
+    steps = {snapshot.step for snapshot, _ in parents}
+    if len(steps) != 1 or len(parents) != len(job.configs):
+        raise ValueError(f"{len(parents)} parents after {sorted(steps)} updates for {len(job.configs)} lanes")
+    lanes = [*parents, *[parents[-1]] * (job.program.shape.lanes - len(parents))]
+
+    def gathered(*leaves: jax.Array) -> jax.Array:
+        return jnp.array(np.stack([np.asarray(leaf)[lane] for leaf, (_, lane) in zip(leaves, lanes, strict=True)]))
+
+    with job.program.precision():
+        state = jax.tree.map(gathered, *[snapshot.state for snapshot, _ in lanes])
+    loss, grad_norm = (
+        np.stack([getattr(snapshot, name)[:, lane] for snapshot, lane in parents], axis=1)
+        for name in ("loss", "grad_norm")
+    )
+    return Snapshot(steps.pop(), state, loss, grad_norm)
 
 
 def train(job: Job, snapshot: Snapshot) -> Iterator[Snapshot]:

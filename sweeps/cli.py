@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    commands = ("sweep", "report", "status", "export", "parametrization", "coord-check", "doctor")
+    commands = ("sweep", "plan", "report", "status", "export", "parametrization", "coord-check", "doctor")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lrlab", description="Which learning rate, batch size and schedule for a large run?")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     _sweep_parser(commands)
+    plan = _command(commands, "plan", _plan, "what a sweep would cost, and what its runs share", "quickstart --json")
+    plan.add_argument("sweep", metavar="NAME_OR_FILE.py", help="a bundled sweep, or a file with sweep()")
+    plan.add_argument("--set", **_SETTINGS, help="replace an axis or a value, as in lrlab sweep")
+    plan.add_argument("--json", action="store_true", help="print as JSON")
     report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
     report.add_argument("dir", metavar="DIR", type=Path)
     report.add_argument("--open", action="store_true", help="open the page in a browser")
@@ -77,7 +81,7 @@ def _sweep_parser(commands: Any) -> None:
         help="replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only",
     )
     sweep.add_argument("--list", action="store_true", help="bundled sweeps: question, cost, expected picture")
-    sweep.add_argument("--dry-run", action="store_true", help="print programs, lanes, FLOPs, memory and time")
+    sweep.add_argument("--dry-run", action="store_true", help="print what lrlab plan prints")
     sweep.add_argument("--smoke", action="store_true", help="two steps of every run")
     sweep.add_argument(
         "--keep", choices=("final", "none"), help="final (the default) keeps trained parameters and optimizer state"
@@ -151,7 +155,7 @@ def _command(commands: Any, name: str, run: Any, does: str, example: str) -> arg
 def _sweep(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from sweeps import catalog, launch
+    from sweeps import catalog, estimate, launch
     from sweeps.sweep import replaced
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -176,7 +180,7 @@ def _sweep(options: argparse.Namespace) -> int:
     _quiet()
     sweep = replaced(catalog.load(options.sweep), settings)
     if options.dry_run:
-        launch.dry_run(sweep, smoke=options.smoke, console=console)
+        estimate.show(estimate.estimate(sweep, smoke=options.smoke), console)
         return 0
     assert options.out is not None
     out: Path = options.out
@@ -186,6 +190,21 @@ def _sweep(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # before the worker began, or a second time
         console.print(f"interrupted; finished runs are kept; go on with\n  {_again(options)}")
         return 130
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sweeps import catalog, estimate
+    from sweeps.sweep import replaced
+
+    _quiet()
+    found = estimate.estimate(replaced(catalog.load(options.sweep), _settings(options.settings)))
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        estimate.show(found, Console(markup=False, highlight=False, soft_wrap=True))
+    return 0
 
 
 def _settings(texts: Sequence[str]) -> dict[str, list[Any]]:

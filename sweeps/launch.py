@@ -1,20 +1,22 @@
 """Launching a sweep into a store: plan, skip what is done, work, and say how it went."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lab import store
+from lab import checkpoint, store
 from lab.check import require
 from lab.identity import canonical, digest, dump
 from sweeps import plan as planning
+from sweeps.estimate import counted
 from sweeps.plan import Group
-from sweeps.progress import Monitor, clock
+from sweeps.progress import Monitor
 from sweeps.sweep import Run, Sweep, resolved
-from sweeps.worker import Interrupted, StopRequest, work
+from sweeps.worker import Interrupted, StopRequest, forked, work
 
 
 def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Console) -> int:
@@ -31,14 +33,19 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         _describe(sweep, runs, root, done)
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
+            _clear_forks(root, {path.parent.name for path in root.glob("units/*/fork")})
             console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
             return 0
         from lab.device import platform
 
         groups = planning.plan(runs, sweep.execution, platform=platform())
-        units = planning.pending(groups, done)
+        every = [unit for group in groups for unit in group.units]
+        units = planning.pending(groups, done, functools.partial(forked, root))
+        awaited = {source.unit_id for unit in units for source in unit.sources}
+        _clear_forks(root, {unit.unit_id for unit in every} - awaited)
         console.print(_opening(sweep, runs, groups, finished, root))
-        with StopRequest() as stop, Monitor(runs, done, sweep.optimum_axes[0], console) as monitor:
+        monitor = Monitor(runs, done, sweep.optimum_axes[0], console, units=every, pending=units)
+        with StopRequest() as stop, monitor:
             try:
                 failures = work(units, root, monitor, stop)
             except Interrupted:
@@ -54,51 +61,18 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     return 0
 
 
-def dry_run(sweep: Sweep, *, smoke: bool, console: Console) -> None:
-    """Print what a sweep would cost: programs, lanes, compiles, tokens, FLOPs, memory and time."""
-    from rich.table import Table
-
-    from lab.device import platform
-
-    runs, kind = resolved(sweep, smoke=smoke), platform()
-    groups, figures = planning.plan(runs, sweep.execution, platform=kind), planning.device(kind)
-    table = Table("program", "runs", "units x lanes", "tokens", "FLOPs", "memory (estimate)")
-    for group in groups:
-        how = group.units[0].execution
-        table.add_row(
-            group.label,
-            str(len(group.runs)),
-            f"{len(group.units)} x {how.lanes} ({how.strategy})",
-            f"{planning.tokens(group.runs):.3g}",
-            f"{planning.flops(group.runs):.3g}",
-            f"{planning.memory(group) / 2**20:.0f} MiB",
-        )
-    console.print(f"{sweep.name}: {sweep.question}")
-    console.print(table, soft_wrap=False)
-    units = sum(len(group.units) for group in groups)
-    lanes = ", ".join(str(n) for n in sorted({unit.execution.lanes for group in groups for unit in group.units}))
-    console.print(
-        f"{_counted(len(runs), 'run')}, {_counted(len(groups), 'program')}, {_counted(len(groups), 'compile')}, "
-        f"{_counted(units, 'unit')} of up to {lanes} lanes\n"
-        f"{planning.tokens(runs):.3g} training tokens, {planning.flops(runs):.3g} FLOPs; at {figures.efficiency:.0%} "
-        f"of {figures.peak_flops:.2g} FLOP/s ({figures.name}) about {clock(planning.seconds(groups, figures))}",
-    )
-    largest = max(planning.memory(group) for group in groups)
-    if largest > figures.memory_bytes:
-        console.print(
-            f"warning: about {largest / 2**30:.0f} GiB needed and {figures.memory_bytes / 2**30:.0f} GiB there: use "
-            "--set exec.lanes=N with fewer lanes",
-        )
-
-
 def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finished: int, root: Path) -> str:
     kept = f", {finished} already done" if finished else ""
-    what = f"{_counted(len(runs), 'run')} in {_counted(len(groups), 'program')}"
-    return f"{sweep.name}: {sweep.question}\n{what}{kept}; records go to {root}"
+    alone, planned = planning.steps(groups)
+    shared = f"; {alone - planned:,} of {alone:,} updates are shared" if planned < alone else ""
+    what = f"{counted(len(runs), 'run')} in {counted(len(groups), 'program')}"
+    return f"{sweep.name}: {sweep.question}\n{what}{kept}{shared}; records go to {root}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _clear_forks(root: Path, unit_ids: Collection[str]) -> None:
+    """Delete forks that a launch which was killed at the wrong moment left behind."""
+    for unit_id in unit_ids:
+        checkpoint.clear(store.fork_folder(root, unit_id))
 
 
 def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[str]) -> None:

@@ -1,7 +1,8 @@
-"""Planning: runs grouped by program, packed into units, with their cost before it is paid."""
+"""Planning: runs grouped by program, merged into stages, packed into units, with their cost before it is paid."""
 
+import dataclasses
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -11,19 +12,50 @@ from lab.config import ExecConfig, ModelConfig
 from lab.device import Execution, execution, host_memory
 from lab.identity import digest, dump
 from lab.optimizer import structure
+from sweeps.stage import Stage, stages
 from sweeps.sweep import Run
 
 COMPILE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What a worker executes at once: runs of one program and one length, as lanes."""
+class Source:
+    """Where a lane's state comes from: a lane of the fork that another unit left behind."""
 
     unit_id: str
-    runs: tuple[Run, ...]
+    lane: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a worker executes at once: stages of one program over the same updates, as lanes.
+
+    `sources` names, lane by lane, where the state at `begin` is; it is empty for units that start from nothing.
+    """
+
+    unit_id: str
+    stages: tuple[Stage, ...]
     execution: Execution
     settings: ExecConfig
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def begin(self) -> int:
+        return self.stages[0].begin
+
+    @property
+    def end(self) -> int:
+        return self.stages[0].end
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs that end here."""
+        return tuple(run for stage in self.stages for run in stage.ending)
+
+    @property
+    def forks(self) -> bool:
+        """Whether other units start from this one's end."""
+        return any(len(stage.ending) < len(stage.runs) for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -55,9 +87,10 @@ class Device:
 
 
 def plan(runs: Sequence[Run], settings: ExecConfig, *, platform: str) -> list[Group]:
-    """Programs in order of first appearance, their runs packed into units of at most K lanes.
+    """Programs in order of first appearance, their runs merged into stages and packed into units of at most K lanes.
 
-    Packing depends on the runs and the settings alone, so the same sweep always gives the same units.
+    Packing depends on the runs and the settings alone, so the same sweep always gives the same units.  Units come
+    after those that they start from.
     """
     by_program: dict[Any, list[Run]] = {}
     for run in runs:
@@ -79,22 +112,56 @@ def plan(runs: Sequence[Run], settings: ExecConfig, *, platform: str) -> list[Gr
     return groups
 
 
-def pending(groups: Sequence[Group], done: Collection[str]) -> list[Unit]:
-    """Units that still have runs whose id is not in `done`, narrowed to those runs."""
+def pending(
+    groups: Sequence[Group], done: Collection[str], forked: Callable[[str], bool] = lambda _: False
+) -> list[Unit]:
+    """The units, narrowed to the stages, that runs whose id is not in `done` still need; sources filled in.
+
+    `forked` says whether a unit's fork is in the store: its stages need no training then, unless a run that ends with
+    them has no record.
+    """
+    units = [unit for group in groups for unit in group.units]
+    places = {stage.stage_id: Source(unit.unit_id, lane) for unit in units for lane, stage in enumerate(unit.stages)}
+    saved = {stage_id for stage_id, place in places.items() if forked(place.unit_id)}
+    trained: set[str] = set()
+    awaited: set[str] = set()
+    for stage in (stage for unit in reversed(units) for stage in unit.stages):  # children before parents
+        waited_for = stage.stage_id in awaited and stage.stage_id not in saved
+        if waited_for or any(run.run_id not in done for run in stage.ending):
+            trained.add(stage.stage_id)
+            awaited |= {stage.parent} if stage.parent is not None else set()
     found = []
-    for unit in (unit for group in groups for unit in group.units):
-        missing = tuple(run for run in unit.runs if run.run_id not in done)
-        if missing:
-            found.append(unit if len(missing) == len(unit.runs) else _unit(missing, unit.execution, unit.settings))
+    for unit in units:
+        kept = tuple(stage for stage in unit.stages if stage.stage_id in trained)
+        if not kept:
+            continue
+        if len(kept) < len(unit.stages):
+            unit = _unit(kept, unit.execution, unit.settings)
+        places |= {stage.stage_id: Source(unit.unit_id, lane) for lane, stage in enumerate(kept)}
+        sources = tuple(places[stage.parent] for stage in kept if stage.parent is not None)
+        found.append(dataclasses.replace(unit, sources=sources))
     return found
 
 
-def flops(runs: Sequence[Run]) -> float:
-    return sum(count.training_flops(run.config) for run in runs)
+def steps(groups: Sequence[Group]) -> tuple[int, int]:
+    """Updates of all runs, each trained alone, and of all stages."""
+    alone = sum(run.config.schedule.steps or 0 for group in groups for run in group.runs)
+    return alone, sum(stage.steps for group in groups for unit in group.units for stage in unit.stages)
 
 
-def tokens(runs: Sequence[Run]) -> int:
-    return sum(count.training_tokens(run.config) for run in runs)
+def flops(units: Sequence[Unit]) -> float:
+    """FLOPs of the units' stages and evaluations."""
+    return sum(
+        stage.steps * count.step_flops(stage.runs[0].config)
+        + sum(count.evaluation_flops(run.config) for run in stage.ending)
+        for unit in units
+        for stage in unit.stages
+    )
+
+
+def tokens(units: Sequence[Unit]) -> int:
+    """Training tokens of the units' stages."""
+    return sum(stage.steps * stage.runs[0].config.data.tokens_per_step for unit in units for stage in unit.stages)
 
 
 def memory(group: Group) -> int:
@@ -105,7 +172,7 @@ def memory(group: Group) -> int:
 
 def seconds(groups: Sequence[Group], device: Device) -> float:
     """Estimated time: FLOPs over the device's usual rate, and a compile per program."""
-    work = sum(flops(group.runs) for group in groups)
+    work = sum(flops(group.units) for group in groups)
     return work / (device.peak_flops * device.efficiency) + COMPILE_SECONDS * len(groups)
 
 
@@ -146,20 +213,24 @@ def _program_key(run: Run) -> Any:
 
 
 def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[Unit]:
-    """Lanes of one unit share their length, corpus and evaluation."""
-    how = execution(settings, members[0].config.model, platform=platform, runs=len(members))
-    by_length: dict[Any, list[Run]] = {}
-    for run in members:
-        config = run.config
-        key = (config.schedule.steps, config.data.fingerprint, config.evaluation.sequences)
-        by_length.setdefault(key, []).append(run)
+    """Lanes of one unit share their updates, corpus and evaluation; all units of a program have the same K."""
+    ranges: dict[Any, list[Stage]] = {}
+    for stage in stages(members):
+        config = stage.runs[0].config
+        key = (stage.begin, stage.end, config.data.fingerprint, config.evaluation.sequences)
+        ranges.setdefault(key, []).append(stage)
+    widest = max(len(same) for same in ranges.values())
+    how = execution(settings, members[0].config.model, platform=platform, runs=widest)
+    # A stage ends after its parent does; the shortest branches come first, so that forks are given up early.
     return [
-        _unit(tuple(same[i : i + how.lanes]), how, settings)
-        for same in by_length.values()
-        for i in range(0, len(same), how.lanes)
+        _unit(tuple(ranges[key][i : i + how.lanes]), how, settings)
+        for key in sorted(ranges, key=lambda key: key[:2])
+        for i in range(0, len(ranges[key]), how.lanes)
     ]
 
 
-def _unit(runs: tuple[Run, ...], how: Execution, settings: ExecConfig) -> Unit:
-    identity = dump([[run.run_id for run in runs], how.lanes, how.strategy, how.group])
-    return Unit(digest(identity), runs, how, settings)
+def _unit(lanes: tuple[Stage, ...], how: Execution, settings: ExecConfig) -> Unit:
+    # A run that shares nothing is named by itself, as in every sweep before there were trees.
+    names = [stage.stage_id if stage.trunk_id else stage.runs[0].run_id for stage in lanes]
+    identity = dump([names, how.lanes, how.strategy, how.group])
+    return Unit(digest(identity), lanes, how, settings)

@@ -10,8 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from analysis.load import SEED_AXES, axis_label, describe
-from lab import count, train
+from lab import train
 from lab.record import Result
+from sweeps import plan as planning
 from sweeps.plan import Unit
 from sweeps.sweep import Run
 
@@ -25,18 +26,25 @@ class Monitor:
     """A `worker.Watcher` that draws.  On a terminal it redraws in place, elsewhere it prints a line now and then.
 
     Work is counted in FLOPs and steps; the time left follows from the pace of this launch, compiles included.
+    `units` are all that the runs need, `pending` those that this launch executes.
     """
 
     def __init__(
-        self, runs: Sequence[Run], done: Mapping[str, float | None], optimum_axis: str, console: Console
+        self,
+        runs: Sequence[Run],
+        done: Mapping[str, float | None],
+        optimum_axis: str,
+        console: Console,
+        *,
+        units: Sequence[Unit],
+        pending: Sequence[Unit],
     ) -> None:
         self._console, self._axis = console, optimum_axis
         self._runs = {run.run_id: run for run in runs}
         self._finished = {run_id: loss for run_id, loss in done.items() if run_id in self._runs}
         self._running: dict[str, float] = {}
-        self._work = {run.run_id: _work(run) for run in runs}
-        self._total = sum(self._work.values())
-        self._credit = sum(self._work[run_id] for run_id in self._finished)
+        self._total = sum(map(_work, units))
+        self._credit = self._total - sum(map(_work, pending))
         self._partial = 0.0
         self._base = self._credit
         self._begun = self._printed = time.perf_counter()
@@ -74,7 +82,10 @@ class Monitor:
         if snapshot.loss.shape[0]:
             losses = train.smoothed(snapshot.loss)
             self._running = {
-                run.run_id: float(loss) for run, loss in zip(unit.runs, losses, strict=True) if math.isfinite(loss)
+                run.run_id: float(loss)
+                for stage, loss in zip(unit.stages, losses, strict=True)
+                for run in stage.ending
+                if math.isfinite(loss)
             }
         self._refresh()
 
@@ -82,7 +93,7 @@ class Monitor:
         self._partial, self._running = 0.0, {}
         for run, result in zip(unit.runs, results, strict=True):
             self._finished[run.run_id] = result.validation_loss
-            self._credit += self._work[run.run_id]
+        self._credit += _work(unit)
         self._refresh()
 
     def failed(self, unit: Unit, error: Exception) -> None:
@@ -91,8 +102,7 @@ class Monitor:
         self._console.print(f"unit {unit.unit_id} failed: {type(error).__name__}: {line[0]}", style="red")
 
     def _share(self, unit: Unit, step: int) -> float:
-        total = sum(self._work[run.run_id] for run in unit.runs)
-        return total * step / (unit.runs[0].config.schedule.steps or 1)
+        return _work(unit) * (step - unit.begin) / (unit.end - unit.begin)
 
     def _left(self) -> str:
         spent = time.perf_counter() - self._begun
@@ -137,8 +147,9 @@ class Monitor:
         ]
 
 
-def _work(run: Run) -> float:
-    return count.training_flops(run.config) + _STEP_OVERHEAD * (run.config.schedule.steps or 1)
+def _work(unit: Unit) -> float:
+    steps = sum(stage.steps for stage in unit.stages)
+    return planning.flops([unit]) + _STEP_OVERHEAD * steps
 
 
 def clock(seconds: float) -> str:

@@ -125,10 +125,13 @@ def test_parametrization_rate_seed_and_schedule_share_a_program(base: RunConfig)
     assert len(planned(split)) == 4
 
 
-def test_lanes_of_one_unit_have_the_same_steps(base: RunConfig) -> None:
+def test_lanes_of_one_unit_have_the_same_updates(base: RunConfig) -> None:
     runs = resolved(make(base, product(axis("optimizer.lr", *RATES), axis("schedule.steps", 12, 24))))
     (group,) = planned(runs, lanes=4)
-    assert [{run.config.schedule.steps for run in unit.runs} for unit in group.units] == [{12}, {24}]
+    assert [(unit.begin, unit.end, len(unit.stages)) for unit in group.units] == [(0, 8, 3), (8, 12, 3), (8, 24, 3)]
+    assert [{(stage.begin, stage.end) for stage in unit.stages} for unit in group.units] == [
+        {(unit.begin, unit.end)} for unit in group.units
+    ]
 
 
 def test_the_bucket_is_the_smallest_power_of_two_that_holds_few_runs(base: RunConfig) -> None:

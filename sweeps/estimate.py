@@ -1,0 +1,109 @@
+"""What a sweep would cost: runs, programs, shared updates, FLOPs, memory and time, before any of it is paid."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.device import platform
+from sweeps import plan as planning
+from sweeps.plan import Group
+from sweeps.progress import clock
+from sweeps.sweep import Sweep, resolved
+
+
+def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
+    """The plan of a sweep on this machine, as plain data.
+
+    `steps_alone` counts the updates of every run by itself, `steps_planned` those that are trained when shared ones are
+    trained once, and `saving` is their ratio; so with tokens and FLOPs.  `seconds` and `memory_bytes` are estimates.
+
+    Raises:
+        InputError: a run that contradicts itself or does not fit its corpus.
+    """
+    runs, kind = resolved(sweep, smoke=smoke), platform()
+    groups, device = planning.plan(runs, sweep.execution, platform=kind), planning.device(kind)
+    units = [unit for group in groups for unit in group.units]
+    alone, planned = planning.steps(groups)
+    return {
+        "sweep": sweep.name,
+        "question": sweep.question,
+        "runs": len(runs),
+        "programs": len(groups),
+        "units": len(units),
+        "trunks": len({stage.trunk_id for unit in units for stage in unit.stages if stage.trunk_id}),
+        "lanes": sorted({unit.execution.lanes for unit in units}),
+        "steps_alone": alone,
+        "steps_planned": planned,
+        "saving": alone / planned,
+        "tokens_alone": sum(_tokens_alone(group) for group in groups),
+        "tokens_planned": planning.tokens(units),
+        "flops": planning.flops(units),
+        "memory_bytes": max(planning.memory(group) for group in groups),
+        "seconds": planning.seconds(groups, device),
+        "device": {
+            "name": device.name,
+            "peak_flops": device.peak_flops,
+            "efficiency": device.efficiency,
+            "memory_bytes": device.memory_bytes,
+        },
+        "groups": [_group(group) for group in groups],
+    }
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """An estimate for a person."""
+    table = Table("program", "runs", "units x lanes", "updates", "alone", "tokens", "FLOPs", "memory (estimate)")
+    for row in found["groups"]:
+        table.add_row(
+            row["program"],
+            str(row["runs"]),
+            f"{row['units']} x {row['lanes']} ({row['strategy']})",
+            f"{row['steps_planned']:,}",
+            f"{row['steps_alone']:,}",
+            f"{row['tokens_planned']:.3g}",
+            f"{row['flops']:.3g}",
+            f"{row['memory_bytes'] / 2**20:.0f} MiB",
+        )
+    device, lanes = found["device"], ", ".join(map(str, found["lanes"]))
+    alone, planned = found["steps_alone"], found["steps_planned"]
+    shared = f"; each run alone would take {alone:,} ({found['saving']:.2f}x)" if planned < alone else ""
+    console.print(f"{found['sweep']}: {found['question']}")
+    console.print(table, soft_wrap=False)
+    console.print(
+        f"{counted(found['runs'], 'run')}, {counted(found['programs'], 'program')}, "
+        f"{counted(found['programs'], 'compile')}, {counted(found['units'], 'unit')} of up to {lanes} lanes\n"
+        f"{planned:,} updates{shared}\n"
+        f"{found['tokens_planned']:.3g} training tokens, {found['flops']:.3g} FLOPs; at {device['efficiency']:.0%} of "
+        f"{device['peak_flops']:.2g} FLOP/s ({device['name']}) about {clock(found['seconds'])}",
+    )
+    if found["memory_bytes"] > device["memory_bytes"]:
+        console.print(
+            f"warning: about {found['memory_bytes'] / 2**30:.0f} GiB needed and "
+            f"{device['memory_bytes'] / 2**30:.0f} GiB there: use --set exec.lanes=N with fewer lanes",
+        )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _group(group: Group) -> dict[str, Any]:
+    how, (alone, planned) = group.units[0].execution, planning.steps([group])
+    return {
+        "program": group.label,
+        "runs": len(group.runs),
+        "units": len(group.units),
+        "lanes": how.lanes,
+        "strategy": how.strategy,
+        "steps_alone": alone,
+        "steps_planned": planned,
+        "tokens_planned": planning.tokens(group.units),
+        "flops": planning.flops(group.units),
+        "memory_bytes": planning.memory(group),
+    }
+
+
+def _tokens_alone(group: Group) -> int:
+    return sum((run.config.schedule.steps or 0) * run.config.data.tokens_per_step for run in group.runs)
