@@ -76,8 +76,12 @@ def training_tokens(config: RunConfig) -> int:
     return config.schedule.steps * config.data.tokens_per_step
 
 
-def memory_bytes(config: RunConfig, *, lanes: int, strategy: Literal["vmap", "map", "both"], group: int) -> int:
+def memory_bytes(
+    config: RunConfig, *, lanes: int, strategy: Literal["vmap", "map", "both"], group: int, accumulate: int = 1
+) -> int:
     """Estimated peak: parameters, two moments and gradients of every lane, activations of the lanes run at once.
+
+    A batch cut into `accumulate` parts holds the activations of one part.
 
     Activations kept for the backward pass are counted as `M (10 d + 3 a + 3 f) + 3 B H T^2` per layer and `3 M V` for
     the readout, in the compute dtype; an estimate, labelled so where it is printed.
@@ -85,9 +89,9 @@ def memory_bytes(config: RunConfig, *, lanes: int, strategy: Literal["vmap", "ma
     model = config.model
     d, depth, inner, _, f = _widths(model)
     assert model.vocab is not None and model.heads is not None
-    rows, length = config.data.tokens_per_step, config.data.length
+    rows, length = config.data.tokens_per_step // accumulate, config.data.length
     state = parameters(model, length).total * 4 * (8 if config.dtype == "float64" else 4)
-    layer = rows * (10 * d + 3 * inner + 3 * f) + 3 * config.data.sequences * model.heads * length**2
+    layer = rows * (10 * d + 3 * inner + 3 * f) + 3 * rows * model.heads * length
     width = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
     activations = (depth * layer + 3 * rows * model.vocab) * width
     at_once = {"vmap": lanes, "map": 1, "both": group}[strategy]

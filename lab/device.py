@@ -42,6 +42,7 @@ class Execution:
     group: int
     segment: int
     forward: Forward
+    accumulate: int = 1
 
 
 def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: int) -> Execution:
@@ -61,6 +62,7 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
             unroll=model.depth <= device.unroll_depth if config.unroll is None else config.unroll,
             remat=config.remat,
         ),
+        accumulate=config.accumulate or 1,
     )
 
 

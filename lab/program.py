@@ -80,6 +80,7 @@ class Shape:
     group: int
     segment: int
     forward: Forward
+    accumulate: int = 1
 
     @property
     def param_dtype(self) -> Any:
@@ -146,7 +147,7 @@ class Program:
 
     def evaluate(self, lane: Lane, state: State, windows: np.ndarray) -> np.ndarray:
         """Mean loss of each validation window [E, T+1], nats per token, as [K, E]."""
-        rows, count = self.shape.sequences, windows.shape[0]
+        rows, count = self.shape.sequences // self.shape.accumulate, windows.shape[0]
         padded = np.pad(windows, ((0, -count % rows), (0, 0))).reshape(-1, rows, windows.shape[1])
         with self.precision():
             losses_KCB = np.asarray(self._evaluate(lane, state, jnp.asarray(padded)), np.float64)
@@ -187,7 +188,7 @@ class Program:
         self, lane: Lane, state: State, tokens: jax.Array, lr: jax.Array, decay: jax.Array, step: jax.Array
     ) -> tuple[State, Metrics]:
         """One update of one lane on one batch [B, T+1]; a lane that is or becomes non-finite keeps its state."""
-        loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, lane, tokens)))(state.params)
+        loss, grads = self._gradient(state.params, lane, tokens)
         grad_norm = optax.tree.norm(grads)
         chain = optimizer(self.shape.optimizer, lane.hyper, self._leaves, lr, decay)
         updates, opt = chain.update(grads, state.opt, state.params)
@@ -198,6 +199,23 @@ class Program:
         )
         diverged = jnp.where(state.alive & ~finite, step, state.diverged)
         return State(params, opt, finite, diverged), Metrics(loss, grad_norm)
+
+    def _gradient(self, params: Params, lane: Lane, tokens: jax.Array) -> tuple[jax.Array, Params]:
+        """Mean loss of a batch [B, T+1] and its gradient, added up over the parts of the batch if it is cut."""
+
+        def mean(params: Params, part: jax.Array) -> jax.Array:
+            return jnp.mean(self.loss(params, lane, part))
+
+        if self.shape.accumulate == 1:
+            return jax.value_and_grad(mean)(params, tokens)
+        parts = tokens.reshape(self.shape.accumulate, -1, tokens.shape[1])
+
+        def add(total: Any, part: jax.Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(mean)(params, part)), None
+
+        zero = (jnp.zeros((), self.shape.param_dtype), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zero, parts)
+        return jax.tree.map(lambda value: value / self.shape.accumulate, total)
 
     def _init_lane(self, lane: Lane) -> State:
         key = jax.random.key(lane.seed, impl="threefry2x32")
@@ -296,7 +314,16 @@ def _integer(value: int, dtype: Any) -> Any:
     return np.asarray(value, dtype)
 
 
-def shape_of(config: RunConfig, *, lanes: int, strategy: Any, group: int, segment: int, forward: Forward) -> Shape:
+def shape_of(
+    config: RunConfig,
+    *,
+    lanes: int,
+    strategy: Any,
+    group: int,
+    segment: int,
+    forward: Forward,
+    accumulate: int = 1,
+) -> Shape:
     """The program that a resolved run belongs to."""
     return Shape(
         model=config.model,
@@ -309,6 +336,7 @@ def shape_of(config: RunConfig, *, lanes: int, strategy: Any, group: int, segmen
         group=group,
         segment=segment,
         forward=forward,
+        accumulate=accumulate,
     )
 
 

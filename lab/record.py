@@ -40,6 +40,7 @@ class Provenance:
     attempt: int
     lanes: int
     strategy: str
+    accumulate: int
     platform: str
     device: str
     devices: int

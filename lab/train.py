@@ -88,6 +88,7 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus, 
             group=execution.group,
             segment=execution.segment,
             forward=execution.forward,
+            accumulate=execution.accumulate,
         )
         for config in configs
     }

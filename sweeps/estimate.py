@@ -55,10 +55,11 @@ def show(found: dict[str, Any], console: Console) -> None:
     """An estimate for a person."""
     table = Table("program", "runs", "units x lanes", "updates", "alone", "tokens", "FLOPs", "memory (estimate)")
     for row in found["groups"]:
+        cut = f", batch in {row['accumulate']} parts" if row["accumulate"] > 1 else ""
         table.add_row(
             row["program"],
             str(row["runs"]),
-            f"{row['units']} x {row['lanes']} ({row['strategy']})",
+            f"{row['units']} x {row['lanes']} ({row['strategy']}{cut})",
             f"{row['steps_planned']:,}",
             f"{row['steps_alone']:,}",
             f"{row['tokens_planned']:.3g}",
@@ -97,6 +98,7 @@ def _group(group: Group) -> dict[str, Any]:
         "units": len(group.units),
         "lanes": how.lanes,
         "strategy": how.strategy,
+        "accumulate": how.accumulate,
         "steps_alone": alone,
         "steps_planned": planned,
         "tokens_planned": planning.tokens(group.units),

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from lab import count
+from lab.check import require
 from lab.config import ExecConfig, ModelConfig
 from lab.device import Execution, execution, host_memory
 from lab.identity import digest, dump
@@ -167,7 +168,7 @@ def tokens(units: Sequence[Unit]) -> int:
 def memory(group: Group) -> int:
     """Estimated peak bytes of the group's largest unit."""
     how = max((unit.execution for unit in group.units), key=lambda e: e.lanes)
-    return count.memory_bytes(group.runs[0].config, lanes=how.lanes, strategy=how.strategy, group=how.group)
+    return _memory(group.runs[0], how)
 
 
 def seconds(groups: Sequence[Group], device: Device) -> float:
@@ -178,12 +179,18 @@ def seconds(groups: Sequence[Group], device: Device) -> float:
 
 def device(platform: str) -> Device:
     """Figures of the platform; a CPU's peak is measured by a short matrix product, its memory is the machine's."""
+    name, found = _figures(platform)
+    return Device(name, found.get("peak_flops") or _measured_flops(), found["efficiency"], _capacity(platform))
+
+
+def _figures(platform: str) -> tuple[str, dict[str, Any]]:
     name = {"cpu": "cpu", "gpu": "h200-1", "tpu": "v5e-4"}[platform]
-    text = resources.files("tpu_configs").joinpath(f"{name}.toml").read_text()
-    found = tomllib.loads(text)
-    peak = found.get("peak_flops") or _measured_flops()
-    memory = found["memory_gib"] * 2.0**30 or host_memory()
-    return Device(name, peak, found["efficiency"], memory)
+    return name, tomllib.loads(resources.files("tpu_configs").joinpath(f"{name}.toml").read_text())
+
+
+def _capacity(platform: str) -> float:
+    """Bytes of the platform's memory."""
+    return _figures(platform)[1]["memory_gib"] * 2.0**30 or host_memory()
 
 
 def _measured_flops(size: int = 1024) -> float:
@@ -221,6 +228,13 @@ def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[
         ranges.setdefault(key, []).append(stage)
     widest = max(len(same) for same in ranges.values())
     how = execution(settings, members[0].config.model, platform=platform, runs=widest)
+    if settings.accumulate is None:
+        how = _fitting(members[0], how, _capacity(platform))
+    sequences = members[0].config.data.sequences
+    require(
+        sequences % how.accumulate == 0,
+        f"exec.accumulate={how.accumulate} does not divide data.sequences={sequences}: use one of its divisors",
+    )
     # A stage ends after its parent does; the shortest branches come first, so that forks are given up early.
     return [
         _unit(tuple(ranges[key][i : i + how.lanes]), how, settings)
@@ -229,8 +243,25 @@ def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[
     ]
 
 
+def _fitting(run: Run, how: Execution, capacity: float) -> Execution:
+    """The execution with the batch cut into as few equal parts as fit the memory; whole if none does."""
+    sequences = run.config.data.sequences
+    for parts in (n for n in range(1, sequences + 1) if sequences % n == 0):
+        cut = dataclasses.replace(how, accumulate=parts)
+        if _memory(run, cut) <= capacity:
+            return cut
+    return how
+
+
+def _memory(run: Run, how: Execution) -> int:
+    return count.memory_bytes(
+        run.config, lanes=how.lanes, strategy=how.strategy, group=how.group, accumulate=how.accumulate
+    )
+
+
 def _unit(lanes: tuple[Stage, ...], how: Execution, settings: ExecConfig) -> Unit:
     # A run that shares nothing is named by itself, as in every sweep before there were trees.
     names = [stage.stage_id if stage.trunk_id else stage.runs[0].run_id for stage in lanes]
-    identity = dump([names, how.lanes, how.strategy, how.group])
+    cut = [how.accumulate] if how.accumulate > 1 else []
+    identity = dump([names, how.lanes, how.strategy, how.group, *cut])
     return Unit(digest(identity), lanes, how, settings)

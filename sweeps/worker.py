@@ -215,6 +215,7 @@ def _provenance(unit: Unit, attempt: int, begun: str, clock: float) -> Any:
             attempt=attempt,
             lanes=unit.execution.lanes,
             strategy=unit.execution.strategy,
+            accumulate=unit.execution.accumulate,
             platform=device.platform,
             device=device.device_kind,
             devices=1,

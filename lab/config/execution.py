@@ -10,7 +10,8 @@ from lab.check import check_fields, positive, require
 class ExecConfig:
     """How runs are executed: recorded beside the results, never part of a run's identity.
 
-    None and `auto` are chosen from the device and the shape (`lab.device`).
+    None and `auto` are chosen from the device and the shape (`lab.device`).  `accumulate` is the number of equal parts
+    that a batch is cut into, whose gradients are added up; None cuts only what does not fit the device's memory.
     """
 
     lanes: int | None = None
@@ -19,12 +20,13 @@ class ExecConfig:
     attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
     unroll: bool | None = None
     remat: bool = False
+    accumulate: int | None = None
     checkpoint_seconds: float = 60.0
     keep: Literal["final", "none"] = "final"
 
     def __post_init__(self) -> None:
         check_fields(self, "exec")
-        positive(self, "exec", "segment", "lanes", "checkpoint_seconds")
+        positive(self, "exec", "segment", "lanes", "accumulate", "checkpoint_seconds")
         require(
             self.lanes is None or self.lanes & (self.lanes - 1) == 0,
             f"exec.lanes={self.lanes} is not a power of two: lanes come in buckets of 1, 2, 4, 8, ...",
