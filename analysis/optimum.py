@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.dither import SEEDS, dithered, levelled
+
 Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 
 # Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
@@ -64,21 +66,27 @@ class Optimum:
 
 
 def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """A cell's points: one row per learning rate with `lr`, `loss` (mean over seeds), `seeds` and `diverged`.
+    """A cell's points: one row per learning rate with `lr`, `loss` (mean over seeds), `seeds`, `grids` and `diverged`.
 
     A point is diverged if any of its runs is not finite, or if its loss, at a rate above the best one, exceeds the
-    best by max(0.3, 10 %).  Low rates are undertrained, not diverged, whatever their loss.
+    best by max(0.3, 10 %).  Low rates are undertrained, not diverged, whatever their loss.  Where every seed has rates
+    of its own, the seeds' levels are taken out first (`analysis.dither`), and `grids` counts the interleaved grids.
     """
+    grids = 1
+    if dithered(rows, axis):
+        grids = rows.groupby(SEEDS).ngroups
+        rows = levelled(rows, axis)[0]
     grouped = rows[rows["status"] != "pending"].groupby(axis)
     points = pd.DataFrame(
         {
             "lr": grouped[axis].first(),
             "loss": grouped["loss"].mean(),
             "seeds": grouped["loss"].count(),
+            "grids": grids,
             "diverged": grouped["status"].agg(lambda status: bool((status == "diverged").any())),
         }
     ).reset_index(drop=True)
-    points = points.astype({"lr": float, "loss": float, "seeds": int, "diverged": bool})
+    points = points.astype({"lr": float, "loss": float, "seeds": int, "grids": int, "diverged": bool})
     points.loc[points["diverged"], "loss"] = np.nan
     if points["loss"].notna().any():
         best = int(np.nanargmin(points["loss"].to_numpy(float)))
@@ -91,13 +99,17 @@ def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
     """Seed standard deviation pooled over the replicated points near each cell's minimum.
 
     Where the same seeds run at every rate, each seed's mean over the cell is taken out first: it moves a whole curve
-    up or down and leaves its minimum where it is.  Points within 10 % of their cell's best loss count; far from it,
-    seeds differ for other reasons.
+    up or down and leaves its minimum where it is.  Dithered cells give the residuals of their joint fit.  Points
+    within 10 % of their cell's best loss count; far from it, seeds differ for other reasons.
     """
     squares, freedom, paired = 0.0, 0, True
     for rows, axis in cells:
         done = rows[rows["status"] == "done"]
         if done.empty:
+            continue
+        if dithered(rows, axis):
+            _, residual, left = levelled(rows, axis)
+            squares, freedom = squares + residual, freedom + left
             continue
         means = done.groupby(axis)["loss"].transform("mean")
         near = done[means <= 1.1 * means.min()]
@@ -143,7 +155,8 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     variance = noise.sd**2 / seeds + misfit**2
     information = (design / variance[:, None]).T @ design
     covariance = np.linalg.inv(information)
-    spacing = float(np.median(np.diff(x))) / math.log(2)
+    grids = int(fitted["grids"][best])  # the bias follows the spacing of one seed's grid: its window is as wide
+    spacing = float(np.median(np.diff(x))) * grids / math.log(2)
     vertex = -b / k if k > 0 else math.inf
     if k**2 <= _Z**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
         return _without("flat", points, fitted, diverged)
@@ -163,7 +176,7 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
         asymmetry=_cubic(x - centre, y) if len(x) >= 5 else None,
         best_lr=float(fitted["lr"][best]),
         stable=float(fitted["lr"].iloc[-1]),
-        seeds=int(fitted["seeds"][best]),
+        seeds=int(fitted["seeds"][best]) * grids,
         points=len(x),
         diverged=diverged,
         next_rates=_between(float(np.exp(vertex + centre)), float(np.exp(x[1] - x[0]))),
@@ -246,7 +259,7 @@ def _without(quality: Quality, points: pd.DataFrame, fitted: pd.DataFrame, diver
         asymmetry=None,
         best_lr=lr,
         stable=float(fitted["lr"].iloc[-1]),
-        seeds=int(fitted["seeds"][best]),
+        seeds=int(fitted["seeds"][best] * fitted["grids"][best]),
         points=len(fitted),
         diverged=diverged,
         next_rates=tries,

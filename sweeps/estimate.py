@@ -53,7 +53,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """An estimate for a person."""
-    table = Table("program", "runs", "units x lanes", "updates", "alone", "tokens", "FLOPs", "memory (estimate)")
+    table = Table("program", "runs", "units x lanes", "updates", "tokens", "FLOPs", "memory (est.)")
     for row in found["groups"]:
         cut = f", batch in {row['accumulate']} parts" if row["accumulate"] > 1 else ""
         table.add_row(
@@ -61,7 +61,6 @@ def show(found: dict[str, Any], console: Console) -> None:
             str(row["runs"]),
             f"{row['units']} x {row['lanes']} ({row['strategy']}{cut})",
             f"{row['steps_planned']:,}",
-            f"{row['steps_alone']:,}",
             f"{row['tokens_planned']:.3g}",
             f"{row['flops']:.3g}",
             f"{row['memory_bytes'] / 2**20:.0f} MiB",

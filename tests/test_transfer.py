@@ -34,7 +34,7 @@ def parabola(octaves: np.ndarray, at: float, floor: float = 2.0) -> np.ndarray:
 def points(octaves: np.ndarray, losses: np.ndarray, seeds: int = 1, diverged: Sequence[int] = ()) -> pd.DataFrame:
     """What `analysis.optimum.curve` gives."""
     lost = [i in diverged for i in range(len(octaves))]
-    return pd.DataFrame({"lr": 2.0**octaves, "loss": losses, "seeds": seeds, "diverged": lost})
+    return pd.DataFrame({"lr": 2.0**octaves, "loss": losses, "seeds": seeds, "grids": 1, "diverged": lost})
 
 
 def cell(size: Any, found: Optimum, table: pd.DataFrame, **values: Any) -> Cell:
