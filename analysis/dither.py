@@ -14,6 +14,8 @@ NEAR = 0.03  # relative to a seed's best loss: what is fitted
 
 def dithered(rows: pd.DataFrame, axis: str) -> bool:
     """Whether a cell has several seeds and no rate that all of them ran at."""
+    if not set(SEEDS) <= set(rows):
+        return False
     done = rows[rows["status"] == "done"]
     seeds = done.groupby(SEEDS).ngroups
     return seeds > 1 and bool(done.groupby(axis)["loss"].count().max() < seeds)
