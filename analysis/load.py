@@ -11,6 +11,8 @@ import pandas as pd
 from lab import store
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
+# Labels where the last part of a dotted name would say too little, or the same as another.
+LABELS = {"parametrization.name": "parametrization", "parametrization.depth": "depth_rule"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def axis_label(name: str) -> str:
     """The short name of an axis in tables and JSON: `width`, `depth`, `lr`, `parametrization`."""
-    return "parametrization" if name == "parametrization.name" else name.rsplit(".", 1)[-1]
+    return LABELS.get(name, name.rsplit(".", 1)[-1])
 
 
 def describe(values: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:

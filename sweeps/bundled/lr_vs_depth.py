@@ -3,7 +3,7 @@
 Question: how does the best learning rate of a pre-norm transformer under muP move over three doublings of the depth,
 with residual branches left alone (none), scaled by 1/sqrt(L) and by 1/L (CompleteP)?
 Command: `lrlab sweep lr_vs_depth --out results/lr_vs_depth && lrlab report results/lr_vs_depth`.
-Cost: 312 runs, 82 million training tokens, about 15 minutes on 2 CPU cores.
+Cost: 432 runs, 113 million training tokens, about 25 minutes on 2 CPU cores.
 Expected picture: without a rule the optimum falls with the depth; with 1/L it stays.
 """
 
@@ -22,11 +22,11 @@ DEPTHS = (2, 4, 8, 16)
 
 
 def sweep() -> Sweep:
-    """3 depth rules x 4 depths x 8 to 10 learning rates a factor sqrt(2) apart x 3 seeds."""
+    """3 depth rules x 4 depths x 8 to 10 learning rates a factor sqrt(2) apart x 3 seeds (1/L 6)."""
     return Sweep(
         name="lr_vs_depth",
         question="How does the best learning rate move from depth 2 to 16, with no depth rule, 1/sqrt(L) and 1/L?",
-        cost="312 runs, 82 million tokens, about 15 minutes on 2 CPU cores",
+        cost="432 runs, 113 million tokens, about 25 minutes on 2 CPU cores",
         expected="without a rule the optimum falls with the depth; with 1/L its slope is 0",
         base=RunConfig(
             model=ModelConfig(width=32, head_dim=16),
@@ -36,16 +36,21 @@ def sweep() -> Sweep:
             data=DataConfig(corpus="python-stdlib", sequences=16, length=64),
             evaluation=EvaluationConfig(sequences=512),
         ),
-        points=chain(_cells("none", lowest=-9.0), _cells("sqrt", lowest=-8.0), _cells("complete", lowest=-8.0)),
+        points=chain(
+            _cells("none", octaves=(-9.0, -4.5), seeds=3),
+            _cells("sqrt", octaves=(-8.0, -3.5), seeds=3),
+            _cells("complete", octaves=(-8.0, -4.5), seeds=6),
+        ),
     )
 
 
-def _cells(rule: str, *, lowest: float) -> list[Point]:
-    """The cells of one depth rule, with rates from 2^lowest to 2^-4.5."""
-    exponents = [lowest + step / 2 for step in range(round(2 * (-4.5 - lowest)) + 1)]
+def _cells(rule: str, *, octaves: tuple[float, float], seeds: int) -> list[Point]:
+    """The cells of one depth rule, with rates between two powers of 2."""
+    lowest, highest = octaves
+    exponents = [lowest + step / 2 for step in range(round(2 * (highest - lowest)) + 1)]
     return product(
         axis("model.depth", *DEPTHS),
         axis("parametrization.depth", rule),
-        axis("seed", 0, 1, 2),
+        axis("seed", *range(seeds)),
         axis("optimizer.lr", *(2.0**exponent for exponent in exponents)),
     )
