@@ -5,7 +5,8 @@ import pytest
 from conftest import resolve
 
 from lab.config import RunConfig, ScheduleConfig
-from lab.schedule import decay_shape, decays, factors, rates
+from lab.piece import decay_shape
+from lab.schedule import decays, factors, rates
 
 
 def schedule(kind: str, **fields: object) -> ScheduleConfig:
