@@ -169,9 +169,9 @@ def test_runs_with_cycles_agree_bitwise_as_long_as_their_cycles_do(base: RunConf
     short = resolve(base, **settings, schedule__steps=9)
     long = resolve(base, **settings | {"schedule__cycle_steps": (5, 9)}, schedule__steps=12)
     other = resolve(base, schedule__decay_steps=2, schedule__steps=9)
-    losses = [trained([config])[1].loss[:, 0] for config in (short, long, other)]
-    np.testing.assert_array_equal(losses[0], losses[1][:9])
-    assert (losses[0] != losses[2]).any()
+    nine, twelve = (trained(configs, lanes=2)[1].loss for configs in ([short, other], [long]))
+    np.testing.assert_array_equal(nine[:, 0], twelve[:9, 0])
+    assert (nine[:, 0] != nine[:, 1]).any()
 
 
 def test_boundaries_are_where_phases_begin_and_end() -> None:
@@ -215,7 +215,7 @@ def test_random_schedules_stay_between_zero_and_one() -> None:
     """Also in between the updates and after the end; only conventions that say so waste a whole update at rate 0."""
     rng = np.random.default_rng(0)
     seen = set()
-    for _ in range(3000):
+    for _ in range(1000):
         config = random_schedule(rng)
         law = float(10.0 ** rng.uniform(-3, 3))
         assert config.steps is not None

@@ -204,7 +204,7 @@ def test_transformers_wsd(hf: Any, steps: int, warmup: int, decay: int) -> None:
             decay_type=falling_hf,
             min_lr_ratio=floor,
         )
-        same = {"decay": decay, "floor": floor, "decay_shape": falling, "warmup_shape": rising}
+        same: dict[str, Any] = {"decay": decay, "floor": floor, "decay_shape": falling, "warmup_shape": rising}
         np.testing.assert_allclose(ours("wsd", steps, warmup, index="hf", **same), theirs, rtol=0, atol=LIVE)
         if 1 < warmup < steps:
             assert np.abs(ours("wsd", steps, warmup, **same) - theirs).max() > MISSED
@@ -236,7 +236,7 @@ def test_optax_warm_up_and_cosine(steps: int, warmup: int, floor: float) -> None
     theirs = by_optax(optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, steps, floor), steps)
     np.testing.assert_allclose(ours("cosine", steps, warmup, index="hf", floor=floor), theirs, rtol=0, atol=LIVE)
     started = by_optax(optax.warmup_cosine_decay_schedule(0.3, 1.0, warmup, steps, floor), steps)
-    same = {"index": "hf", "floor": floor, "warmup_start": 0.3}
+    same: dict[str, Any] = {"index": "hf", "floor": floor, "warmup_start": 0.3}
     np.testing.assert_allclose(ours("cosine", steps, warmup, **same), started, rtol=0, atol=LIVE)
 
 
@@ -245,7 +245,7 @@ def test_optax_warm_up_and_cosine(steps: int, warmup: int, floor: float) -> None
 def test_optax_one_cycle(steps: int, warmup: int, div: float, final_div: float) -> None:
     schedule = optax.cosine_onecycle_schedule(steps, 1.0, warmup / steps, div, final_div)
     floor = 1 / (div * final_div)
-    start = {} if div == 25.0 else {"warmup_start": 1 / div}
+    start: dict[str, Any] = {} if div == 25.0 else {"warmup_start": 1 / div}
     values = ours("one_cycle", steps, warmup, index="hf", floor=floor, **start)
     np.testing.assert_allclose(values, by_optax(schedule, steps), rtol=0, atol=LIVE)
     assert np.abs(ours("one_cycle", steps, warmup, floor=floor, **start) - values).max() > MISSED
