@@ -39,6 +39,11 @@ class Curve:
     def parts(self) -> tuple[Piece, ...]:
         return schedule.pieces(self.schedule, self.law)
 
+    @property
+    def peak(self) -> str:
+        """What the rate `lr` is called."""
+        return "cap" if self.schedule.kind == "power" else "peak"
+
     def rates(self, values: np.ndarray) -> np.ndarray | None:
         return None if self.lr is None else self.lr * values
 
@@ -94,8 +99,7 @@ def text(found: Curve) -> str:
         rows.append((_phase(part), f"{part.begin}..{part.end - 1}", *(f"{value:.6g}" for value in ends)))
     lines = [title(found.schedule), *_table(rows)]
     if found.lr is not None:
-        cap = "cap" if found.schedule.kind == "power" else "peak"
-        lines[0] += f"; {cap} {found.lr:g}"
+        lines[0] += f"; {found.peak} {found.lr:g}"
     if found.steps <= _SHORT:
         values = schedule.factors(found.schedule, law=found.law)
         rates = found.rates(values)
@@ -134,6 +138,7 @@ def plot(found: Curve, path: Path) -> None:
     axes.set_xlabel("update")
     axes.set_ylabel("ratio to the peak" if rates is None else "learning rate")
     axes.set_ylim(bottom=0)
+    axes.locator_params(axis="x", nbins=5, integer=True)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
@@ -147,10 +152,10 @@ def export(found: Curve, form: str) -> str:
     require(form in FORMATS, f"--format {form} is not one of {', '.join(FORMATS)}")
     note = title(found.schedule)
     if form == "optax":
-        what = "factors of the peak" if found.lr is None else f"rates with the peak {found.lr:g}"
+        what = "factors of the peak" if found.lr is None else f"rates with the {found.peak} {found.lr:g}"
         return snippet.optax(found.parts, f"{note}; {what}", scale=1.0 if found.lr is None else found.lr)
     if form == "torch":
-        peak = "" if found.lr is None else f"; the optimizer's lr is {found.lr:g}"
+        peak = "" if found.lr is None else f"; the optimizer's lr is the {found.peak} {found.lr:g}"
         return snippet.torch(found.parts, note + peak)
     listed = summary(found)
     if form == "json":
