@@ -71,7 +71,8 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
+            # A list (the cycles of a schedule) as it is written on a command line: cells compare and hash values.
+            flat[prefix + name] = ":".join(map(str, value)) if isinstance(value, list) else value
     return flat
 
 
@@ -106,7 +107,7 @@ def _row(
             "seconds": record["times"]["seconds"],
             "trunk": record["trunk_id"],
         }
-    return row | flattened(config) | dict(point)
+    return row | flattened(config) | flattened(point)
 
 
 def _with_durations(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

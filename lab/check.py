@@ -65,10 +65,15 @@ def checked(value: Any, hint: Any, path: str) -> Any:
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         require(math.isfinite(value), f"{path}={value} is not a finite number")
         return float(value)
+    if typing.get_origin(kind) is tuple and isinstance(value, (tuple, list)):  # JSON has lists
+        item = typing.get_args(kind)[0]
+        return tuple(checked(part, item, f"{path}[{place}]") for place, part in enumerate(value))
     require(type(value) is kind, f"{path}={value!r} is not {_named(kind)}")
     return value
 
 
-def _named(kind: type) -> str:
+def _named(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each part {_named(typing.get_args(kind)[0])}: write it as in 10:20"
     return names.get(kind, f"a {kind.__name__}")

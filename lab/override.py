@@ -50,7 +50,7 @@ def unknown(name: str, known: Mapping[str, Any]) -> str:
 def parse(name: str, text: str, cls: type = RunConfig) -> list[Any]:
     """The values of `NAME=V1,V2,...` as given on a command line, typed by the field's annotation.
 
-    `none` clears an optional field; numbers may be written as `2**-6` or `1e-3`.
+    `none` clears an optional field; numbers may be written as `2**-6` or `1e-3`, tuples as `10:20`.
 
     Raises:
         InputError: an unknown name or a value of the wrong type.
@@ -67,6 +67,9 @@ def _literal(text: str, hint: Any) -> Any:
     kinds = typing.get_args(hint) if optional(hint) else (hint,)
     if text.lower() == "none" and optional(hint):
         return None
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple:
+            return tuple(_literal(part.strip(), typing.get_args(kind)[0]) for part in text.split(":"))
     if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if int in kinds or float in kinds:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.check import InputError, nearest, require
+from sweeps import schedule_parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    commands = ("sweep", "plan", "report", "status", "export", "parametrization", "coord-check", "doctor")
+    commands = ("sweep", "plan", "report", "status", "export", "parametrization", "coord-check", "schedule", "doctor")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)
     _parametrization_parser(commands)
     _coordinates_parser(commands)
+    schedule_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser
@@ -141,13 +143,8 @@ _SETTINGS: dict[str, Any] = {"metavar": "NAME=VALUE", "dest": "settings", "actio
 
 
 def _command(commands: Any, name: str, run: Any, does: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=does,
-        description=does,
-        epilog=f"example: lrlab {name} {example}",
-        allow_abbrev=False,
-    )
+    parser = commands.add_parser(name, help=does, description=does, allow_abbrev=False)
+    parser.epilog = f"example: {parser.prog} {example}"
     parser.set_defaults(run=run)
     return parser
 

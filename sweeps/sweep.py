@@ -161,6 +161,8 @@ def _smoke(config: RunConfig) -> RunConfig:
             steps=2,
             warmup_steps=min(1, schedule.warmup_steps or 0),
             decay_steps=min(1, schedule.decay_steps or 0),
+            cycle_steps=None,
+            cycle_decays=None,
         ),
         evaluation=dataclasses.replace(config.evaluation, sequences=min(16, config.evaluation.sequences)),
     )

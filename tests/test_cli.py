@@ -247,6 +247,8 @@ def test_commands_without_training_do_not_import_jax(finished: Path) -> None:
     code = (
         "import sys; from sweeps.cli import main; "
         f"main(['status', {str(finished)!r}]); main(['report', {str(finished)!r}, '--json']); "
+        "main(['schedule', 'show', 'wsd', '--steps', '9', '--decay', '2']); "
+        "main(['schedule', 'export', 'wsd', '--steps', '9', '--decay', '2', '--format', 'optax']); "
         "import lab, analysis, sweeps, lab.config, lab.identity, lab.schedule, lab.count; "
         "sys.exit('jax' in sys.modules)"
     )

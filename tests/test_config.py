@@ -1,6 +1,7 @@
 """Configurations reject what cannot be, and say so in one line that names the value and the remedy."""
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -66,6 +67,48 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"schedule.decay_steps": None}, r"schedule\.kind=wsd needs one of schedule\.decay_steps"),
     ({"schedule.warmup_steps": -1}, r"schedule\.warmup_steps=-1 is negative"),
     ({"schedule.floor": 1.5}, r"schedule\.floor=1\.5 is not in \[0, 1\]"),
+    ({"schedule.warmup_start": -0.1}, r"schedule\.warmup_start=-0\.1 is not in \[0, 1\]"),
+    ({"schedule.decay_shape": "exp"}, r"schedule\.decay_shape=exp is not one of .*exponential"),
+    ({"schedule.index": "huggingface"}, r"schedule\.index=huggingface is not one of lab, hf, torchtitan"),
+    (
+        {"schedule.kind": "inverse_sqrt", "schedule.decay_steps": None, "schedule.index": "torchtitan"},
+        r"schedule\.index=torchtitan has no schedule\.kind=inverse_sqrt: use schedule\.index=lab or hf or megatron",
+    ),
+    (
+        {"schedule.kind": "power", "schedule.index": "levanter"},
+        r"index=levanter has no .*=power: use .*lab or dolomite",
+    ),
+    ({"schedule.kind": "power", "schedule.index": "dolomite"}, r"has no decay after schedule\.kind=power: use .*=lab"),
+    ({"schedule.kind": "inverse_sqrt", "schedule.index": "megatron"}, r"no decay after schedule\.kind=inverse_sqrt"),
+    (
+        {"schedule.kind": "inverse_sqrt", "schedule.decay_steps": None, "schedule.index": "hf", "schedule.floor": 0.1},
+        r"schedule\.floor=0\.1 with schedule\.kind=inverse_sqrt: schedule\.index=hf has no floor there, use 0",
+    ),
+    ({"schedule.power_coefficient": 0.0}, r"schedule\.power_coefficient=0\.0 is not above 0"),
+    ({"schedule.power_exponent": 0.51}, r"schedule\.power_exponent=0\.51 is above 0: the rate would grow"),
+    (
+        {"schedule.kind": "one_cycle", "schedule.decay_steps": None, "schedule.warmup_shape": "sqrt"},
+        r"schedule\.warmup_shape=sqrt with schedule\.kind=one_cycle: its rise is a cosine",
+    ),
+    ({"schedule.cycle_steps": (6,)}, r"schedule\.cycle_steps=6 with schedule\.kind=wsd: only wsd_s has cycles"),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_steps": (6, 6)}, r"end at updates 6, 6: the ends must rise"),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_steps": (0,)}, r"end at updates 0: the ends must rise, from 1 on"),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_steps": (12,)}, r"of 12 steps that end at updates 12: .* stay below"),
+    (
+        {"schedule.kind": "wsd_s", "schedule.cycle_steps": (5,)},
+        r"the cycle of 5 steps that ends at update 5 is shorter than its warm-up of 2 and decay of 4",
+    ),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_fractions": (0.5, 1.0)}, r"cycle_fractions=0\.5:1\.0 is not below 1"),
+    (
+        {"schedule.kind": "wsd_s", "schedule.cycle_steps": (6,), "schedule.cycle_tokens": (64,)},
+        r"schedule\.cycle_steps=\(6,\) and schedule\.cycle_tokens=\(64,\) are given together",
+    ),
+    (
+        {"schedule.kind": "wsd_s", "schedule.cycle_steps": (6,), "schedule.cycle_decays": (1, 2)},
+        r"schedule\.cycle_decays has 2 lengths for 1 earlier cycles: give one for each, or none",
+    ),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_steps": (1.5,)}, r"schedule\.cycle_steps\[0\]=1\.5 is not a whole"),
+    ({"schedule.kind": "wsd_s", "schedule.cycle_steps": 6}, r"cycle_steps=6 is not a list, .*: write it as in 10:20"),
     ({"data.corpus": "python-stdlb"}, r"not one of python-stdlib, text:PATH, bin:PATH \(did you mean python-stdlib"),
     ({"data.corpus": "text:/no/such/place"}, r"data\.corpus=text:/no/such/place matches no file: check the path"),
     ({"data.corpus": "text:"}, r"data\.corpus=text: matches no file"),
@@ -119,6 +162,11 @@ def test_whole_numbers_become_floats_where_floats_belong() -> None:
     assert isinstance(changed.optimizer.weight_decay, float)
 
 
+def test_a_power_or_inverse_square_root_run_may_do_without_a_decay(base: RunConfig) -> None:
+    for kind in ("power", "inverse_sqrt"):
+        assert resolve(base, schedule__kind=kind, schedule__decay_steps=None).schedule.decay_steps == 0
+
+
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().model.width = 1  # type: ignore[misc]
@@ -134,6 +182,8 @@ def test_configs_are_frozen() -> None:
         ("parametrization.name", "sp,mup", ["sp", "mup"]),
         ("seed", "0,1", [0, 1]),
         ("schedule.tokens", "1e6", [1_000_000]),
+        ("schedule.cycle_steps", "10:20,30,none", [(10, 20), (30,), None]),
+        ("schedule.cycle_fractions", "0.25:1e-1", [(0.25, 0.1)]),
     ],
 )
 def test_command_line_values(name: str, text: str, values: list[Any]) -> None:
@@ -149,11 +199,12 @@ def test_command_line_values(name: str, text: str, values: list[Any]) -> None:
         ("optimizer.lr", "fast", "optimizer.lr='fast' is not a number"),
         ("optimizer.lr", "__import__('os')", "is not a number"),
         ("model.tied", "maybe", "is not true or false"),
+        ("schedule.cycle_steps", "10:x", "schedule.cycle_steps[1]='x' is not a whole number"),
         ("model.wdth", "1", "did you mean model.width"),
     ],
 )
 def test_bad_command_line_values(name: str, text: str, line: str) -> None:
-    with pytest.raises(ValueError, match=line.replace("(", r"\(").replace(".", r"\.")):
+    with pytest.raises(ValueError, match=re.escape(line)):
         parse(name, text)
 
 

@@ -18,6 +18,18 @@ def test_canonical_json_round_trips(base: RunConfig) -> None:
     assert run_id(again) == run_id(run)
 
 
+def test_cycles_round_trip_and_are_tuples_again(base: RunConfig) -> None:
+    run = resolve(base, schedule__kind="wsd_s", schedule__cycle_steps=(6,), schedule__decay_fraction=0.4)
+    again = from_dict(RunConfig, json.loads(json.dumps(dataclasses.asdict(run))))
+    assert again == run
+    assert again.schedule.cycle_steps == (6,)
+    assert again.schedule.cycle_decays == (2,)
+    assert run_id(again) == run_id(run)
+    assert '"cycle_decays":[2],"cycle_steps":[6]' in canonical_json(run)
+    in_tokens = resolve(base, schedule__kind="wsd_s", schedule__cycle_tokens=(6 * 64,), schedule__decay_fraction=0.4)
+    assert run_id(in_tokens) == run_id(run)
+
+
 def test_run_id_is_pinned() -> None:
     """A change of this id means that old records are lost: add fields with `identity.added` instead."""
     run = RunConfig().resolve(vocab=256, fingerprint="0" * 16)
@@ -36,6 +48,11 @@ def test_every_hashed_field_changes_the_id(base: RunConfig) -> None:
         "parametrization__alignment": "none",
         "parametrization__name": "sp",
         "schedule__decay_steps": 3,
+        "schedule__decay_shape": "exponential",
+        "schedule__index": "hf",
+        "schedule__warmup_shape": "cosine",
+        "schedule__warmup_start": 0.5,
+        "schedule__kind": "power",
         "data__length": 8,
         "evaluation__sequences": 8,
         "dtype": "float64",

@@ -88,6 +88,7 @@ def test_one_compile_for_many_rates_schedules_and_parametrizations(base: RunConf
         resolve(base, optimizer__lr=0.1, schedule__kind="cosine", schedule__decay_steps=None),
         resolve(base, parametrization__name="mup", optimizer__beta2=0.9, optimizer__weight_decay=0.1),
         resolve(base, optimizer__clip=None, optimizer__eps=1e-3, seed=3, optimizer__decay="independent"),
+        resolve(base, schedule__kind="power", schedule__decay_shape="exponential", schedule__index="olmo_core"),
     ]
     other = job_of(others, lanes=4)
     assert other.program is job.program

@@ -142,6 +142,38 @@ def test_cosine_runs_share_their_warm_up_only(base: RunConfig) -> None:
     assert [(stage.begin, stage.end) for stage in stages(runs)] == [(0, 2), (2, 12), (2, 24)]
 
 
+def test_power_and_other_laws_without_a_horizon_share_their_trunks(base: RunConfig) -> None:
+    for kind in ("power", "inverse_sqrt"):
+        assert totals(budgets(base, (10, 20, 40), 0.2, schedule__kind=kind)) == (70, 46)
+    apart = [
+        run(resolve(base, schedule__kind="power", schedule__steps=steps, schedule__power_coefficient=a))
+        for steps, a in ((20, 0.1), (40, 0.2))
+    ]
+    assert len(stages(apart)) == 2
+
+
+def test_cycles_are_another_choice(base: RunConfig) -> None:
+    """Under WSD-S a budget goes on from the decayed weights of the one before: a chain, and no tree."""
+    runs = [
+        run(
+            resolve(
+                base,
+                schedule__kind="wsd_s",
+                schedule__steps=steps,
+                schedule__cycle_steps=earlier or None,
+                schedule__decay_steps=2,
+                schedule__warmup_steps=0,
+            )
+        )
+        for steps, earlier in ((10, ()), (20, (10,)), (40, (10, 20)))
+    ]
+    found = stages(runs)
+    assert totals(runs) == (70, 40)
+    assert [(stage.begin, stage.end, len(stage.ending)) for stage in found] == [(0, 10, 1), (10, 20, 1), (20, 40, 1)]
+    forks = [run(resolve(base, schedule__steps=s, schedule__decay_steps=2, schedule__warmup_steps=0)) for s in (10, 20)]
+    assert len({stage.trunk_id for stage in stages([*runs, *forks])}) == 1
+
+
 def test_decay_shapes_share_their_trunk(base: RunConfig) -> None:
     runs = runs_of(base, schedule__decay_shape=["linear", "cosine", "sqrt"])
     assert [(stage.begin, stage.end) for stage in stages(runs)] == [(0, 8), (8, 12), (8, 12), (8, 12)]

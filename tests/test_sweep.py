@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from analysis.load import flattened
 from lab import store
 from lab.config import ExecConfig, RunConfig
 from sweeps import catalog, plan
@@ -89,6 +90,16 @@ def test_smoke_runs_take_two_steps(base: RunConfig) -> None:
     runs = resolved(grid(base), smoke=True)
     assert len(runs) == 12
     assert {run.config.schedule.steps for run in runs} == {2}
+
+
+def test_cycles_are_values_like_others(base: RunConfig) -> None:
+    cycles = make(base, axis("schedule.cycle_steps", (5,), (5, 9)))
+    cycles = replaced(cycles, {"schedule.kind": ["wsd_s"], "schedule.decay_steps": [2]})
+    assert [run.config.schedule.cycle_steps for run in resolved(cycles)] == [(5,), (5, 9)]
+    assert {run.config.schedule.cycle_steps for run in resolved(cycles, smoke=True)} == {None}
+    replacing = replaced(cycles, {"schedule.cycle_fractions": [(0.5,)]})
+    assert [run.config.schedule.cycle_steps for run in resolved(replacing)] == [(6,)]
+    assert flattened({"schedule.cycle_steps": [5, 9]}) == {"schedule.cycle_steps": "5:9"}
 
 
 def ids(units: Sequence[plan.Unit]) -> list[str]:

@@ -16,6 +16,7 @@ ALTERNATIVES: tuple[tuple[str, ...], ...] = (
     ("schedule.steps", "schedule.tokens"),
     ("schedule.warmup_steps", "schedule.warmup_tokens", "schedule.warmup_fraction"),
     ("schedule.decay_steps", "schedule.decay_tokens", "schedule.decay_fraction"),
+    ("schedule.cycle_steps", "schedule.cycle_tokens", "schedule.cycle_fractions"),
     ("model.heads", "model.head_dim"),
 )
 
