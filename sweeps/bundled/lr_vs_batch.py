@@ -1,0 +1,43 @@
+"""How does the best learning rate follow the batch size, and the best batch the token budget?
+
+Question: under muP and WSD, with batches of 128 to 2048 tokens and budgets of 262 thousand to 2.1 million tokens, what
+are the exponents of the optimum against tokens and batch, where is the best batch, and what is left along it?
+Command: `lrlab sweep lr_vs_batch --out results/lr_vs_batch && lrlab horizon results/lr_vs_batch`; on a GPU add
+`--set data.length=512 --set model.width=256 --set data.corpus=bin:PATH`.
+Cost: 560 runs that share their trunks, 344 million training tokens, about half an hour on 2 CPU cores.
+Expected picture: the optimum grows with the batch, less than in proportion; the best batch grows with the budget.
+"""
+
+import dataclasses
+
+from lab.config import ScheduleConfig
+from sweeps.bundled.lr_vs_tokens import SEEDS, base, dithered
+from sweeps.sweep import Point, Sweep, axis, chain, product
+
+BATCHES = (2, 4, 8, 16, 32)
+TOKENS = tuple(2**e for e in range(18, 22))
+# A warm-up of 32 thousand tokens, as in `lr_vs_tokens`, whatever the batch.
+SCHEDULE = ScheduleConfig(kind="wsd", tokens=TOKENS[0], warmup_tokens=2**15, decay_fraction=0.2)
+RATES = 7
+# log2 of the lowest rate of each batch: the window follows the optimum, which a coarse pilot put at 2^-7 for 4
+# sequences and at 2^-6.2 for 16.
+LOWEST = {batch: -9.0 + 0.5 * step for step, batch in enumerate(BATCHES)}
+
+
+def sweep() -> Sweep:
+    """5 batches x 4 budgets x 7 learning rates x 4 seeds."""
+    return Sweep(
+        name="lr_vs_batch",
+        question="How does the best learning rate follow the batch, and the best batch the token budget?",
+        cost="560 runs, 344 million tokens after sharing trunks, about half an hour on 2 CPU cores",
+        expected="the optimum grows with the batch, less than in proportion; the best batch grows with the budget",
+        base=dataclasses.replace(base(), schedule=SCHEDULE),
+        points=chain(*(cells(batch) for batch in BATCHES)),
+    )
+
+
+def cells(batch: int) -> list[Point]:
+    """The budgets of one batch size."""
+    return product(
+        axis("data.sequences", batch), axis("schedule.tokens", *TOKENS), dithered(LOWEST[batch], RATES, SEEDS)
+    )

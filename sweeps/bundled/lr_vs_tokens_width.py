@@ -1,0 +1,30 @@
+"""Does the optimum follow the token budget in the same way at every width?
+
+Question: under muP and WSD with 1024 tokens per update, what are the exponents of the optimum against the tokens (131
+thousand to 2.1 million) and against the width (32 to 128) together?
+Command: `lrlab sweep lr_vs_tokens_width --out results/lr_vs_tokens_width && lrlab horizon results/lr_vs_tokens_width`;
+on a GPU add `--set model.width=64,128,256,512`.
+Cost: 315 runs that share their trunks, 157 million training tokens, about 25 minutes on 2 CPU cores.
+Expected picture: muP keeps the optimum over the widths at each budget; the budget moves it alike at each width.
+"""
+
+from sweeps.bundled.lr_vs_tokens import STEPS, base, dithered
+from sweeps.sweep import Sweep, axis, product
+
+WIDTHS = (32, 64, 128)
+SEEDS = 3
+LOWEST, RATES = -7.75, 7
+
+
+def sweep() -> Sweep:
+    """3 widths x 5 budgets x 7 learning rates x 3 seeds."""
+    return Sweep(
+        name="lr_vs_tokens_width",
+        question="Does the optimum follow the token budget in the same way at every width, under muP?",
+        cost="315 runs, 157 million tokens after sharing trunks, about 25 minutes on 2 CPU cores",
+        expected="no drift over the widths at any budget; the same exponent of tokens at each width",
+        base=base(),
+        points=product(
+            axis("model.width", *WIDTHS), axis("schedule.steps", *STEPS[:5]), dithered(LOWEST, RATES, SEEDS)
+        ),
+    )
