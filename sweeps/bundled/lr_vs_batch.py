@@ -20,8 +20,8 @@ TOKENS = tuple(2**e for e in range(18, 22))
 SCHEDULE = ScheduleConfig(kind="wsd", tokens=TOKENS[0], warmup_tokens=2**15, decay_fraction=0.2)
 RATES = 7
 # log2 of the lowest rate of each batch: the window follows the optimum, which a coarse pilot put at 2^-7 for 4
-# sequences and at 2^-6.2 for 16.
-LOWEST = {batch: -9.0 + 0.5 * step for step, batch in enumerate(BATCHES)}
+# sequences, at 2^-6.2 for 16 and at 2^-6 for 32.
+LOWEST = {2: -9.0, 4: -8.5, 8: -8.0, 16: -7.5, 32: -7.5}
 
 
 def sweep() -> Sweep:
