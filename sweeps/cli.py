@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    commands = ("sweep", "plan", "report", "status", "export", "parametrization", "coord-check", "schedule", "doctor")
+    commands = ("sweep", "plan", "report", "status", "compare", "export")
+    commands += ("parametrization", "coord-check", "schedule", "doctor")
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -58,6 +59,25 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", _status, "how far a sweep is", "results/quickstart")
     status.add_argument("dir", metavar="DIR", type=Path)
     status.add_argument("--json", action="store_true", help="print as JSON")
+    compare = _command(
+        commands,
+        "compare",
+        _compare,
+        "what a schedule with fixed constants gives up against rivals tuned in every cell",
+        "results/power_vs_wsd --challenger power --judge data.sequences=8,32",
+    )
+    compare.add_argument("dir", metavar="DIR", type=Path)
+    compare.add_argument("--challenger", metavar="KIND", required=True, help="its schedule.kind")
+    compare.add_argument(
+        "--judge",
+        metavar="NAME=V1,V2",
+        dest="settings",
+        action="append",
+        required=True,
+        help="the judged cells; the challenger's constants are chosen on the others",
+    )
+    compare.add_argument("--margin", type=float, default=0.2, help="per cent of loss that do not matter (default 0.2)")
+    compare.add_argument("--json", action="store_true", help="print as JSON")
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)
@@ -264,6 +284,22 @@ def _export(options: argparse.Namespace) -> int:
     require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
     frame.to_csv(options.csv, index=False)
     print(f"{len(frame)} runs in {options.csv}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from analysis.inferiority import compare
+    from analysis.load import load
+    from sweeps.compare import summary, text
+
+    require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
+    found = compare(
+        load(options.dir),
+        challenger=options.challenger,
+        judge=_settings(options.settings),
+        margin=options.margin / 100,
+    )
+    print(json.dumps(summary(found), indent=1) if options.json else text(found))
     return 0
 
 
