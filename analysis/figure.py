@@ -99,12 +99,13 @@ def horizon(found: Horizon) -> Figure:
     panels = 2 if len(batches) > 1 else 1
     figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
     plot, *second = figure.subplots(1, panels, squeeze=False)[0]
-    for batch, colour in zip(batches, _colours(len(batches)), strict=True):
+    for number, (batch, colour) in enumerate(zip(batches, _colours(len(batches)), strict=True)):
         for width, marker in zip(widths, _markers(len(widths)), strict=True):
             here = sorted((m for m in members if (m.batch, m.width) == (batch, width)), key=lambda m: m.tokens)
             if not here:
                 continue
-            x, lr = [m.tokens for m in here], [m.cell.optimum.lr or math.nan for m in here]
+            x = [m.tokens * 1.02**number for m in here]  # coinciding points stay visible
+            lr = [m.cell.optimum.lr or math.nan for m in here]
             below = [rate - (m.cell.optimum.low or 0) for m, rate in zip(here, lr, strict=True)]
             above = [(m.cell.optimum.high or rate) - rate for m, rate in zip(here, lr, strict=True)]
             label = f"{batch} per batch" + (f", width {width}" if len(widths) > 1 else "")
