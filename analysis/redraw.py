@@ -81,14 +81,25 @@ def minima(curves: Curves, weight_RS: np.ndarray, sd: float) -> Minima:
     lowest_R1 = y_RN.min(axis=1, keepdims=True, initial=np.inf)
     # Losses far above the best one, at rates above it, count as diverged: the rule of `analysis.optimum.curve`.
     high_RN = (np.arange(y_RN.shape[1]) > best_R1) & (y_RN > lowest_R1 + np.maximum(0.3, 0.1 * lowest_R1))
-    return valleys(curves.x_N, np.where(high_RN, np.inf, y_RN), runs_RN, sd, certain=True)
+    ran_S = (finite_SN | curves.diverged_SN).any(axis=1)
+    several_R = ((weight_RS > 0) & ran_S).sum(axis=1) > 1
+    grids_R = np.where(several_R & curves.dithered, weight_RS @ ran_S, 1).astype(int)
+    return valleys(curves.x_N, np.where(high_RN, np.inf, y_RN), runs_RN, sd, certain=True, grids_R=grids_R)
 
 
-def valleys(x_N: np.ndarray, y_RN: np.ndarray, weight_RN: np.ndarray, sd: float, *, certain: bool) -> Minima:
+def valleys(
+    x_N: np.ndarray,
+    y_RN: np.ndarray,
+    weight_RN: np.ndarray,
+    sd: float,
+    *,
+    certain: bool,
+    grids_R: np.ndarray | None = None,
+) -> Minima:
     """The vertex of a parabola in the window around the lowest point of each row of `y_RN` (inf: no point).
 
     Window, weights and labels are those of `analysis.optimum.find_optimum`.  `certain` also asks that the curvature's
-    95 % interval, by the noise `sd` of one run and the misfit, leaves 0 out.
+    95 % interval, by the noise `sd` of one run and the misfit, leaves 0 out; `grids_R` counts interleaved grids.
     """
     count, width = y_RN.shape
     if width < 3:
@@ -104,12 +115,9 @@ def valleys(x_N: np.ndarray, y_RN: np.ndarray, weight_RN: np.ndarray, sd: float,
     quality_R[best_R == 0] = "edge-low"
     quality_R[points_R < 3] = "too-few"
 
-    at_N, best_R1 = np.arange(width), best_R[:, None]
-    lowest_R1 = np.take_along_axis(y_RN, best_R1, axis=1)
-    near_RN = (y_RN <= lowest_R1 + np.maximum(0.02 * lowest_R1, 4 * sd)) | (abs(at_N - best_R1) == 1)
-    left_R1 = np.where(~near_RN & (at_N < best_R1), at_N, -1).max(axis=1, keepdims=True)
-    right_R1 = np.where(~near_RN & (at_N > best_R1), at_N, width).min(axis=1, keepdims=True)
-    inside_RN = (at_N > left_R1) & (at_N < right_R1) & np.isfinite(y_RN) & (quality_R == "interior")[:, None]
+    at_N = np.arange(width)
+    left_R1, right_R1 = _window(y_RN, points_R, best_R, sd, np.ones(count, int) if grids_R is None else grids_R)
+    inside_RN = (at_N >= left_R1) & (at_N < right_R1) & np.isfinite(y_RN) & (quality_R == "interior")[:, None]
     size_R = np.maximum(inside_RN.sum(axis=1), 1)
     centre_R = np.where(inside_RN, x_RN, 0).sum(axis=1) / size_R
     d_RN = np.where(inside_RN, x_RN - centre_R[:, None], 0.0)
@@ -136,6 +144,25 @@ def valleys(x_N: np.ndarray, y_RN: np.ndarray, weight_RN: np.ndarray, sd: float,
         np.where(kept_R, a_R + b_R * vertex_R + 0.5 * k_R * vertex_R**2, np.nan),
         quality_R,
     )
+
+
+def _window(
+    y_RN: np.ndarray, points_R: np.ndarray, best_R: np.ndarray, sd: float, grids_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """[left, right) of each row as columns: `analysis.optimum._window`, its running means from cumulative sums."""
+    width = y_RN.shape[1]
+    at_N, size_R1 = np.arange(width), np.minimum(grids_R, np.maximum(points_R, 1))[:, None]
+    sums_RN = np.pad(np.where(np.isfinite(y_RN), y_RN, 0.0).cumsum(axis=1), ((0, 0), (1, 0)))
+    ends_RN = np.minimum(at_N + size_R1, width)
+    means_RN = (np.take_along_axis(sums_RN, ends_RN, axis=1) - sums_RN[:, :-1]) / size_R1
+    means_RN = np.where(at_N + size_R1 <= points_R[:, None], means_RN, np.inf)
+    lowest_R1 = means_RN.argmin(axis=1, keepdims=True)
+    floor_R1 = np.take_along_axis(means_RN, lowest_R1, axis=1)
+    far_RN = ~(means_RN <= floor_R1 + np.maximum(0.02 * floor_R1, 4 * sd / np.sqrt(size_R1)))
+    left_R1 = np.where(far_RN & (at_N < lowest_R1), at_N, -1).max(axis=1, keepdims=True) + 1
+    right_R1 = np.where((far_RN | np.isinf(means_RN)) & (at_N > lowest_R1), at_N, width).min(axis=1, keepdims=True)
+    last_R1 = np.minimum(right_R1 - 1 + size_R1, width)
+    return np.minimum(left_R1, best_R[:, None] - 1), np.maximum(last_R1, best_R[:, None] + 2)
 
 
 def _levels(curves: Curves, weight_RS: np.ndarray) -> np.ndarray:
