@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.drift import Cell, others
+from analysis.horizon import SAME_BUDGET, Horizon, Member
 from analysis.load import axis_label, describe
 from analysis.transfer import Transfer
 
@@ -85,6 +86,62 @@ def optima(cells: Sequence[Cell], axis: str, optimum_axis: str, transfers: Seque
     if plot.get_legend_handles_labels()[0]:
         plot.legend(frameon=False)
     return figure
+
+
+def horizon(found: Horizon) -> Figure:
+    """The optimum against tokens, a colour per batch, with the law; beside it the tuned loss against the batch.
+
+    A marker per width.  A ring marks a best batch, at the height of the lowest cell of its budget.
+    """
+    members = [member for member in found.members if member.cell.optimum.lr is not None]
+    batches = sorted({member.batch for member in members})
+    widths = sorted({member.width for member in members})
+    panels = 2 if len(batches) > 1 else 1
+    figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
+    plot, *second = figure.subplots(1, panels, squeeze=False)[0]
+    for number, (batch, colour) in enumerate(zip(batches, _colours(len(batches)), strict=True)):
+        for width, marker in zip(widths, _markers(len(widths)), strict=True):
+            here = sorted((m for m in members if (m.batch, m.width) == (batch, width)), key=lambda m: m.tokens)
+            if not here:
+                continue
+            x = [m.tokens * 1.02**number for m in here]  # coinciding points stay visible
+            lr = [m.cell.optimum.lr or math.nan for m in here]
+            below = [rate - (m.cell.optimum.low or 0) for m, rate in zip(here, lr, strict=True)]
+            above = [(m.cell.optimum.high or rate) - rate for m, rate in zip(here, lr, strict=True)]
+            label = f"{batch} per batch" + (f", width {width}" if len(widths) > 1 else "")
+            plot.errorbar(
+                x, lr, yerr=[below, above], marker=marker, linestyle="none", capsize=4, color=colour, label=label
+            )
+            if found.exponents["tokens"]:
+                plot.plot(x, [found.rate(at, batch, width) or math.nan for at in x], linestyle="--", color=colour)
+    plot.set_xscale("log", base=2)
+    plot.set_yscale("log", base=2)
+    plot.set_xlabel("tokens")
+    plot.set_ylabel("optimum lr (95 % interval)")
+    if second:
+        _batches(second[0], found, members)
+    for one in figure.axes:
+        one.grid(alpha=0.3)
+        if one.get_legend_handles_labels()[0]:
+            one.legend(frameon=False, fontsize=7)
+    if found.group:
+        figure.suptitle(describe(found.group))
+    return figure
+
+
+def _batches(plot: Axes, found: Horizon, members: Sequence[Member]) -> None:
+    for best, colour in zip(found.best, _colours(len(found.best)), strict=True):
+        here = [m for m in members if m.width == best.width and best.tokens <= m.tokens <= SAME_BUDGET * best.tokens]
+        heights = {m.batch: m.cell.optimum.loss or math.nan for m in sorted(here, key=lambda m: m.batch)}
+        lowest = min(heights.values())
+        label = f"{best.tokens} tokens" + (f", width {best.width}" if len({b.width for b in found.best}) > 1 else "")
+        # Budgets lie far apart in loss: what each loses by another batch is what the picture is about.
+        plot.plot(list(heights), [y - lowest for y in heights.values()], marker="o", color=colour, label=label)
+        if best.batch:
+            plot.plot([best.batch.value], [0.0], marker="o", markersize=9, fillstyle="none", color=colour)
+    plot.set_xscale("log", base=2)
+    plot.set_xlabel("tokens per batch")
+    plot.set_ylabel("tuned loss above the budget's lowest (nats)")
 
 
 def coordinates(axis: str, sizes: Sequence[int], values: Mapping[str, np.ndarray]) -> Figure:
@@ -166,3 +223,7 @@ def _loss_range(cells: Sequence[Cell]) -> tuple[float, float]:
 def _colours(count: int) -> list[Any]:
     palette = matplotlib.colormaps[_COLOURS]
     return [palette(0.85 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _markers(count: int) -> list[str]:
+    return [("o", "s", "^", "D", "v", "P", "X")[i % 7] for i in range(count)]

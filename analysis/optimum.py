@@ -2,7 +2,8 @@
 
 Let x = ln lr and y the loss averaged over seeds.  Runs that diverged, in fact or by their loss, are shown and never
 fitted.  The window holds the points with `y <= y_min + max(0.02 y_min, 4 s)` next to the lowest one on both sides, at
-least three; there `y = a + b (x - c) + k/2 (x - c)^2` by least squares, the optimum is `x* = c - b/k`.
+least three (of interleaved grids, running means over one point of each); there `y = a + b (x - c) + k/2 (x - c)^2` by
+least squares, the optimum is `x* = c - b/k`.
 
 The interval is Fieller's for the ratio b/k (Fieller 1954; the delta method fails where k is uncertain), from a noise
 variance `s^2 / seeds + misfit^2`, widened in quadrature by the bias that a parabola has on a curve with a steeper right
@@ -74,7 +75,7 @@ def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     """
     grids = 1
     if dithered(rows, axis):
-        grids = rows.groupby(SEEDS).ngroups
+        grids = rows[rows["status"] != "pending"].groupby(SEEDS).ngroups
         rows = levelled(rows, axis)[0]
     grouped = rows[rows["status"] != "pending"].groupby(axis)
     points = pd.DataFrame(
@@ -145,7 +146,8 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     if best == len(fitted) - 1:
         beyond = points["lr"] > fitted["lr"].iloc[best]
         return _without("too-few" if beyond.any() else "edge-high", points, fitted, diverged)
-    left, right = _window(y, best, noise.sd)
+    grids = int(fitted["grids"][best])
+    left, right = _window(y, best, noise.sd, grids)
     x, y, seeds = x[left:right], y[left:right], fitted["seeds"].to_numpy(float)[left:right]
     centre = x.mean()
     design = np.stack([np.ones_like(x), x - centre, 0.5 * (x - centre) ** 2], axis=1)
@@ -155,7 +157,7 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     variance = noise.sd**2 / seeds + misfit**2
     information = (design / variance[:, None]).T @ design
     covariance = np.linalg.inv(information)
-    grids = int(fitted["grids"][best])  # the bias follows the spacing of one seed's grid: its window is as wide
+    # The bias follows the spacing of one seed's grid: its window is as wide.
     spacing = float(np.median(np.diff(x))) * grids / math.log(2)
     vertex = -b / k if k > 0 else math.inf
     if k**2 <= _Z**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
@@ -186,15 +188,22 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     )
 
 
-def _window(y: np.ndarray, best: int, sd: float) -> tuple[int, int]:
-    """[left, right) around the lowest point: contiguous, both neighbours always inside."""
-    limit = y[best] + max(0.02 * y[best], 4 * sd)
-    left, right = best - 1, best + 2
-    while left > 0 and y[left - 1] <= limit:
+def _window(y: np.ndarray, best: int, sd: float, grids: int = 1) -> tuple[int, int]:
+    """[left, right) around the lowest point: contiguous, both neighbours always inside.
+
+    Of interleaved grids, running means over one point of each count instead of points, and 4 of their sds: seeds
+    differ in shape as well as in level, and one that stands out would end the window.
+    """
+    size = min(grids, len(y))
+    means = np.convolve(y, np.full(size, 1 / size), "valid")
+    lowest = int(means.argmin())
+    limit = means[lowest] + max(0.02 * means[lowest], 4 * sd / math.sqrt(size))
+    left = right = lowest
+    while left > 0 and means[left - 1] <= limit:
         left -= 1
-    while right < len(y) and y[right] <= limit:
+    while right + 1 < len(means) and means[right + 1] <= limit:
         right += 1
-    return left, right
+    return min(left, best - 1), max(right + size, best + 2)
 
 
 def _misfit(residuals: np.ndarray, sd: float) -> float:

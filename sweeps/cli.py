@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.check import InputError, nearest, require
-from sweeps import schedule_parser
+from sweeps import horizon_parser, schedule_parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    commands = ("sweep", "plan", "report", "status", "compare", "export")
-    commands += ("parametrization", "coord-check", "schedule", "doctor")
+    commands = (
+        *("sweep", "plan", "report", "horizon", "compare", "status", "export"),
+        *("parametrization", "coord-check", "schedule", "doctor"),
+    )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("dir", metavar="DIR", type=Path)
     report.add_argument("--open", action="store_true", help="open the page in a browser")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    horizon_parser.add(commands, _command)
     status = _command(commands, "status", _status, "how far a sweep is", "results/quickstart")
     status.add_argument("dir", metavar="DIR", type=Path)
     status.add_argument("--json", action="store_true", help="print as JSON")

@@ -1,4 +1,4 @@
-"""The report's tables on a terminal."""
+"""Tables on a terminal, and those of a report."""
 
 from collections.abc import Sequence
 
@@ -12,27 +12,32 @@ _PIPE_WIDTH = 120
 
 def show(report: Report) -> None:
     """Print the optimum of each cell, drift, slope and regret along each axis, and what the intervals rest on."""
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+    terminal = console()
     optima, *along = report.tables()
-    console.print(_table(*optima))
+    terminal.print(table(*optima))
     for header, rows in along:
         if rows:
-            console.print()
-            console.print(_table(header, rows))
+            terminal.print()
+            terminal.print(table(header, rows))
     for note in report.notes():
-        console.print(note, soft_wrap=True)
+        terminal.print(note, soft_wrap=True)
     pending = sum(cell.pending for cell in report.cells)
     if pending:
-        console.print(f"\n{pending} runs are still to be trained", soft_wrap=True)
-    console.print(f"\nintervals: {report.noise.source}, and the grid's bias", soft_wrap=True)
+        terminal.print(f"\n{pending} runs are still to be trained", soft_wrap=True)
+    terminal.print(f"\nintervals: {report.noise.source}, and the grid's bias", soft_wrap=True)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+def console() -> Console:
+    """The terminal, or lines of a fixed length where the output goes elsewhere."""
+    found = Console(markup=False, highlight=False)
+    return found if found.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Rows of text under bold words, without lines."""
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for word in header:
-        table.add_column(word, no_wrap=True)
+        made.add_column(word, no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
