@@ -16,7 +16,8 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
     """The plan of a sweep on this machine, as plain data.
 
     `steps_alone` counts the updates of every run by itself, `steps_planned` those that are trained when shared ones are
-    trained once, and `saving` is their ratio; so with tokens and FLOPs.  `seconds` and `memory_bytes` are estimates.
+    trained once, and `saving` is their ratio; so with tokens and FLOPs.  `passes` is how often the longest run sees its
+    corpus.  `seconds` and `memory_bytes` are estimates.
 
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
@@ -38,6 +39,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
         "saving": alone / planned,
         "tokens_alone": sum(_tokens_alone(group) for group in groups),
         "tokens_planned": planning.tokens(units),
+        "passes": planning.passes(runs),
         "flops": planning.flops(units),
         "memory_bytes": max(planning.memory(group) for group in groups),
         "seconds": planning.seconds(groups, device),
@@ -77,11 +79,18 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"{found['tokens_planned']:.3g} training tokens, {found['flops']:.3g} FLOPs; at {device['efficiency']:.0%} of "
         f"{device['peak_flops']:.2g} FLOP/s ({device['name']}) about {clock(found['seconds'])}",
     )
+    if found["passes"] > 1:
+        console.print(f"note: {repeats(found['passes'])}")
     if found["memory_bytes"] > device["memory_bytes"]:
         console.print(
             f"warning: about {found['memory_bytes'] / 2**30:.0f} GiB needed and "
             f"{device['memory_bytes'] / 2**30:.0f} GiB there: use --set exec.lanes=N with fewer lanes",
         )
+
+
+def repeats(passes: float) -> str:
+    """What it means that a run is longer than its corpus."""
+    return f"the longest run sees its corpus {passes:.1f} times: beyond one pass its data repeat"
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from lab import checkpoint, store
 from lab.check import require
 from lab.identity import canonical, digest, dump
 from sweeps import plan as planning
-from sweeps.estimate import counted
+from sweeps.estimate import counted, repeats
 from sweeps.plan import Group
 from sweeps.progress import Monitor
 from sweeps.sweep import Run, Sweep, resolved
@@ -66,7 +66,9 @@ def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finishe
     alone, planned = planning.steps(groups)
     shared = f"; {alone - planned:,} of {alone:,} updates are shared" if planned < alone else ""
     what = f"{counted(len(runs), 'run')} in {counted(len(groups), 'program')}"
-    return f"{sweep.name}: {sweep.question}\n{what}{kept}{shared}; records go to {root}"
+    seen = planning.passes(runs)
+    note = f"\nnote: {repeats(seen)}" if seen > 1 else ""
+    return f"{sweep.name}: {sweep.question}\n{what}{kept}{shared}; records go to {root}{note}"
 
 
 def _clear_forks(root: Path, unit_ids: Collection[str]) -> None:

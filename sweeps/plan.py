@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from lab import count
+from lab import corpus, count
 from lab.check import require
 from lab.config import ExecConfig, ModelConfig
 from lab.device import Execution, execution, host_memory
@@ -163,6 +163,11 @@ def flops(units: Sequence[Unit]) -> float:
 def tokens(units: Sequence[Unit]) -> int:
     """Training tokens of the units' stages."""
     return sum(stage.steps * stage.runs[0].config.data.tokens_per_step for unit in units for stage in unit.stages)
+
+
+def passes(runs: Sequence[Run]) -> float:
+    """How often the run that sees its corpus most often sees it; up to 1 no token is trained on twice."""
+    return max(count.training_tokens(run.config) / corpus.load(run.config.data).train.size for run in runs)
 
 
 def memory(group: Group) -> int:

@@ -12,7 +12,7 @@ from conftest import resolve, trained
 from rich.console import Console
 
 from analysis.load import load
-from lab import checkpoint, schedule, store
+from lab import checkpoint, corpus, schedule, store
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
 from sweeps import estimate, launch, plan, worker
@@ -381,6 +381,16 @@ def test_a_grid_that_grows_keeps_its_records(base: RunConfig, tmp_path: Path) ->
     assert run_sweep(longer, tmp_path) == 0
     assert len(store.read_records(tmp_path)) == 15
     assert Witness(tmp_path).forks() == []
+
+
+def test_an_estimate_says_when_data_repeat(base: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    once = estimate.estimate(tree(base))
+    assert 0 < once["passes"] < 1
+    often = estimate.estimate(sweep_of(base, axis("schedule.steps", 4000)))
+    assert often["passes"] == pytest.approx(4000 * 64 / corpus.load(base.data).train.size)
+    for found, noted in ((once, False), (often, True)):
+        estimate.show(found, Console())
+        assert ("beyond one pass its data repeat" in capsys.readouterr().out) == noted
 
 
 def test_an_estimate_counts_the_tree(base: RunConfig) -> None:
