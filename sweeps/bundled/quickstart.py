@@ -4,8 +4,8 @@ Question: at which learning rate is the validation loss lowest for widths 32, 64
 parametrization (sp) and under muP?
 Command: `lrlab sweep quickstart --out results/quickstart && lrlab report results/quickstart`, or `make quickstart`.
 Cost: 84 runs, 22 million training tokens, about 3.5 minutes on 2 CPU cores.
-Expected picture: muP's three curves have their minimum at the same rate, near 2^-6 (measured -6.02, -6.07, -6.04 on
-Python 3.11's library); sp's optimum moves left by about one octave per doubling of the width (-6.02, -7.15, -8.03).  At
+Expected picture: muP's three curves have their minimum at the same rate, near 2^-6 (measured -6.04, -6.07, -6.04 on
+Python 3.11's library); sp's optimum moves left by about one octave per doubling of the width (-6.04, -7.15, -8.03).  At
 width 32, the base width, both are the same run.  A warm-up of a quarter of the run keeps large rates calm: with 16
 steps muP's fitted optimum moved by +0.5 octave between widths 32 and 128.
 """
