@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.check import InputError, nearest, require
-from sweeps import horizon_parser, schedule_parser
+from sweeps import compare_parser, horizon_parser, schedule_parser, settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _sweep_parser(commands)
     plan = _command(commands, "plan", _plan, "what a sweep would cost, and what its runs share", "quickstart --json")
     plan.add_argument("sweep", metavar="NAME_OR_FILE.py", help="a bundled sweep, or a file with sweep()")
-    plan.add_argument("--set", **_SETTINGS, help="replace an axis or a value, as in lrlab sweep")
+    settings.add(plan, metavar="NAME=V1,V2", help="replace an axis or a value, as in lrlab sweep")
     plan.add_argument("--json", action="store_true", help="print as JSON")
     report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
     report.add_argument("dir", metavar="DIR", type=Path)
@@ -62,25 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", _status, "how far a sweep is", "results/quickstart")
     status.add_argument("dir", metavar="DIR", type=Path)
     status.add_argument("--json", action="store_true", help="print as JSON")
-    compare = _command(
-        commands,
-        "compare",
-        _compare,
-        "what a schedule with fixed constants gives up against rivals tuned in every cell",
-        "results/power_vs_wsd --challenger power --judge data.sequences=8,32",
-    )
-    compare.add_argument("dir", metavar="DIR", type=Path)
-    compare.add_argument("--challenger", metavar="KIND", required=True, help="its schedule.kind")
-    compare.add_argument(
-        "--judge",
-        metavar="NAME=V1,V2",
-        dest="settings",
-        action="append",
-        required=True,
-        help="the judged cells; the challenger's constants are chosen on the others",
-    )
-    compare.add_argument("--margin", type=float, default=0.2, help="per cent of loss that do not matter (default 0.2)")
-    compare.add_argument("--json", action="store_true", help="print as JSON")
+    compare_parser.add(commands, _command)
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)
@@ -97,14 +79,8 @@ def _sweep_parser(commands: Any) -> None:
     sweep = _command(commands, "sweep", _sweep, "train the runs of a sweep that have no record yet", example)
     sweep.add_argument("sweep", metavar="NAME_OR_FILE.py", nargs="?", help="a bundled sweep, or a file with sweep()")
     sweep.add_argument("--out", metavar="DIR", type=Path, help="where records go; run again to go on")
-    sweep.add_argument(
-        "--set",
-        metavar="NAME=V1,V2",
-        dest="settings",
-        action="append",
-        default=[],
-        help="replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only",
-    )
+    replaces = "replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only"
+    settings.add(sweep, metavar="NAME=V1,V2", help=replaces)
     sweep.add_argument("--list", action="store_true", help="bundled sweeps: question, cost, expected picture")
     sweep.add_argument("--dry-run", action="store_true", help="print what lrlab plan prints")
     sweep.add_argument("--smoke", action="store_true", help="two steps of every run")
@@ -138,7 +114,7 @@ def _parametrization_parser(commands: Any) -> None:
     show.add_argument("--depth-rule", default="none", help="none, sqrt or complete")
     show.add_argument("--base-depth", type=int, help="depth at which the depth rule is the identity")
     show.add_argument("--ablate", metavar="RULE", help="switch rules off, as in hidden.lr+attention")
-    show.add_argument("--set", **_SETTINGS, help="any other setting, as in model.tied=true")
+    settings.add(show, metavar="NAME=VALUE", help="any other setting, as in model.tied=true")
     show.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -157,12 +133,9 @@ def _coordinates_parser(commands: Any) -> None:
     check.add_argument("--steps", type=int, default=6, help="updates to look at (default 6)")
     check.add_argument("--seeds", type=int, default=3, help="seeds per size (default 3)")
     check.add_argument("--ablate", metavar="RULE", help="judge a rule that is off, where it shows, against the whole")
-    check.add_argument("--set", **_SETTINGS, help="any other setting, as in optimizer.kind=sgd")
+    settings.add(check, metavar="NAME=VALUE", help="any other setting, as in optimizer.kind=sgd")
     check.add_argument("--out", metavar="DIR", type=Path, help="write the picture and the table there")
     check.add_argument("--json", action="store_true", help="print as JSON")
-
-
-_SETTINGS: dict[str, Any] = {"metavar": "NAME=VALUE", "dest": "settings", "action": "append", "default": []}
 
 
 def _command(commands: Any, name: str, run: Any, does: str, example: str) -> argparse.ArgumentParser:
@@ -194,11 +167,11 @@ def _sweep(options: argparse.Namespace) -> int:
         options.out is None or not options.out.exists() or options.out.is_dir(),
         f"--out {options.out} is a file: give a folder",
     )
-    settings = _settings(options.settings)
+    changes = settings.parse(options.settings)
     if options.keep:
-        settings["exec.keep"] = [options.keep]
+        changes["exec.keep"] = [options.keep]
     _quiet()
-    sweep = replaced(catalog.load(options.sweep), settings)
+    sweep = replaced(catalog.load(options.sweep), changes)
     if options.dry_run:
         estimate.show(estimate.estimate(sweep, smoke=options.smoke), console)
         return 0
@@ -219,30 +192,12 @@ def _plan(options: argparse.Namespace) -> int:
     from sweeps.sweep import replaced
 
     _quiet()
-    found = estimate.estimate(replaced(catalog.load(options.sweep), _settings(options.settings)))
+    found = estimate.estimate(replaced(catalog.load(options.sweep), settings.parse(options.settings)))
     if options.json:
         print(json.dumps(found, indent=1))
     else:
         estimate.show(found, Console(markup=False, highlight=False, soft_wrap=True))
     return 0
-
-
-def _settings(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """`--set` options as typed values by name."""
-    from lab import override
-    from lab.config import ExecConfig
-
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        require(bool(equals), f"--set {text} has no value: write --set NAME=VALUE")
-        require(name not in found, f"--set {name} is given twice: write all its values in one, as in {name}=1,2")
-        if name.startswith("exec."):
-            short = name.removeprefix("exec.")
-            found[name] = override.parse(short, values, ExecConfig)
-        else:
-            found[name] = override.parse(name, values)
-    return found
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -290,22 +245,6 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from analysis.inferiority import compare
-    from analysis.load import load
-    from sweeps.compare import summary, text
-
-    require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
-    found = compare(
-        load(options.dir),
-        challenger=options.challenger,
-        judge=_settings(options.settings),
-        margin=options.margin / 100,
-    )
-    print(json.dumps(summary(found), indent=1) if options.json else text(found))
-    return 0
-
-
 def _parametrization_list(options: argparse.Namespace) -> int:
     from lab.parametrization import names
 
@@ -320,7 +259,7 @@ def _parametrization_list(options: argparse.Namespace) -> int:
 def _parametrization_show(options: argparse.Namespace) -> int:
     from sweeps import rules
 
-    settings = _single(options.settings)
+    changes = settings.single(options.settings)
     for name, value in {
         "parametrization.name": options.name,
         "parametrization.base_width": options.base_width,
@@ -332,8 +271,8 @@ def _parametrization_show(options: argparse.Namespace) -> int:
         "model.depth": options.depth,
         "optimizer.kind": options.optimizer,
     }.items():
-        settings.setdefault(name, value)
-    found = rules.show(settings)
+        changes.setdefault(name, value)
+    found = rules.show(changes)
     print(json.dumps(found, indent=1) if options.json else rules.text(found))
     return 0
 
@@ -351,7 +290,7 @@ def _coord_check(options: argparse.Namespace) -> int:
         sizes=default if text is None else _sizes(text),
         steps=options.steps,
         seeds=options.seeds,
-        settings=_single(options.settings),
+        settings=settings.single(options.settings),
     )
     found = coordinates.ablation(check, options.ablate) if options.ablate else coordinates.whole(check)
     if options.out is not None:
@@ -364,15 +303,6 @@ def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     require(all(part.isdigit() for part in parts), f"{text} is not a list of sizes: write them as in 16,32,64")
     return tuple(int(part) for part in parts)
-
-
-def _single(texts: Sequence[str]) -> dict[str, Any]:
-    """`--set` options of commands that describe one run: one value each."""
-    found = _settings(texts)
-    for name, values in found.items():
-        require(len(values) == 1, f"--set {name} takes one value here, not {len(values)}")
-        require(not name.startswith("exec."), f"--set {name}: how runs are executed is no part of this")
-    return {name: values[0] for name, values in found.items()}
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.inferiority import Comparison, compare, judge_margin, tuned_loss
 from analysis.load import Results
-from sweeps.compare import summary, text
+from sweeps.compare_parser import summary, text
 
 BATCHES, TOKENS, SEEDS = (8, 16, 32), (2**19, 2**20), range(4)
 COEFFICIENTS = (1.0, 2.0, 4.0)

@@ -1,11 +1,47 @@
-"""`lrlab compare`: what a schedule with fixed constants gives up, for a person and as JSON."""
+"""The words of `lrlab compare`: what a schedule with fixed constants gives up, for a person and as JSON."""
 
-from typing import Any
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from analysis.inferiority import LEVEL, Comparison
+from lab.check import require
+from sweeps import settings
+
+if TYPE_CHECKING:
+    from analysis.inferiority import Comparison
 
 
-def summary(found: Comparison) -> dict[str, Any]:
+def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `compare`; `command` makes its parser."""
+    does = "what a schedule with fixed constants gives up against rivals tuned in every cell"
+    example = "results/power_vs_wsd --challenger power --judge data.sequences=8,32"
+    parser = command(commands, "compare", _compare, does, example)
+    parser.add_argument("dir", metavar="DIR", type=Path)
+    parser.add_argument("--challenger", metavar="KIND", required=True, help="its schedule.kind")
+    judged = "the judged cells; the challenger's constants are chosen on the others"
+    settings.add(parser, "--judge", metavar="NAME=V1,V2", help=judged, required=True)
+    parser.add_argument("--margin", type=float, default=0.2, help="per cent of loss that do not matter (default 0.2)")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from analysis.inferiority import compare
+    from analysis.load import load
+
+    require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
+    found = compare(
+        load(options.dir),
+        challenger=options.challenger,
+        judge=settings.parse(options.settings, "--judge"),
+        margin=options.margin / 100,
+    )
+    print(json.dumps(summary(found), indent=1) if options.json else text(found))
+    return 0
+
+
+def summary(found: "Comparison") -> dict[str, Any]:
     """A comparison as plain data; differences in per cent of the rival's loss."""
     return {
         "challenger": found.challenger,
@@ -29,8 +65,10 @@ def summary(found: Comparison) -> dict[str, Any]:
     }
 
 
-def text(found: Comparison) -> str:
+def text(found: "Comparison") -> str:
     """A comparison in lines."""
+    from analysis.inferiority import LEVEL
+
     constants = ", ".join(f"{name}={value:.4g}" for name, value in found.constants.items())
     lines = [
         f"{found.challenger} with {constants}, chosen on the cells that are not judged; there it is "
