@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.load import Results, axis_label
 from analysis.optimum import Noise, Optimum, curve, find_optimum, pooled_noise
+from analysis.results import Results, axis_label
 
 
 @dataclass(frozen=True)

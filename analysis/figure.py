@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.drift import Cell, others
 from analysis.horizon import SAME_BUDGET, Horizon, Member
-from analysis.load import axis_label, describe
+from analysis.results import axis_label, describe
 from analysis.transfer import Transfer
 
 # Sequential and colour-blind safe: a numeric axis reads as an order.

@@ -1,7 +1,7 @@
 """The horizon: how the best learning rate follows tokens, batch and width, and how the best batch follows tokens.
 
-The laws are those of `analysis.law`, over the cells with an interior optimum, weighted with 1/sd^2: a cell's sd is that
-of its optimum, as in `analysis.transfer`.
+The laws are those of `analysis.horizon_law`, over the cells with an interior optimum, weighted with 1/sd^2: a cell's
+sd is that of its optimum, as in `analysis.transfer`.
 
 Intervals are at 95 %, by a cluster bootstrap over seeds.  All runs of a trunk share its seed, and all cells share the
 seeds, so cells are not independent and are never resampled.  A draw takes S of the S seeds with replacement, for all
@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.drift import Cell, named, read_cells
-from analysis.law import Estimate, Grid, interval, laws
-from analysis.load import Results, load
+from analysis.horizon_law import Estimate, Grid, interval, laws
 from analysis.redraw import draws, minima, read_curves, seeds_of
+from analysis.results import Results, load
 from lab.check import require
 
 REPLICATES = 400

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.load import Results
+from analysis.results import Results
 from lab.check import nearest, require
 
 KIND = "schedule.kind"

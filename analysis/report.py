@@ -11,8 +11,8 @@ from typing import Any
 
 from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
-from analysis.load import Results, axis_label, describe, load
 from analysis.optimum import Noise, Optimum
+from analysis.results import Results, axis_label, describe, load
 from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers
 
 Table = tuple[list[str], list[list[str]]]

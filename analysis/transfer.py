@@ -21,8 +21,8 @@ import numpy as np
 from scipy import special, stats
 
 from analysis.drift import Cell, lines, named, others
-from analysis.load import axis_label
 from analysis.regret import Regret, regrets
+from analysis.results import axis_label
 
 Verdict = Literal["transfers", "moves", "undecided"]
 

@@ -218,7 +218,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from analysis.load import describe, load
+    from analysis.results import describe, load
 
     results = load(options.dir)
     counts = results.frame["status"].value_counts().to_dict()
@@ -236,7 +236,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from analysis.load import load
+    from analysis.results import load
 
     frame = load(options.dir).frame
     require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")

@@ -28,7 +28,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from analysis.inferiority import compare
-    from analysis.load import load
+    from analysis.results import load
 
     require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
     found = compare(

@@ -11,7 +11,7 @@ from lab.check import require
 
 if TYPE_CHECKING:
     from analysis.horizon import Horizon
-    from analysis.law import Estimate
+    from analysis.horizon_law import Estimate
     from analysis.report import Table
 
 _WORDS = {
@@ -54,7 +54,7 @@ def _horizon(options: argparse.Namespace) -> int:
 
 def _show(found: Sequence["Horizon"]) -> None:
     from analysis.horizon import LITERATURE
-    from analysis.load import describe
+    from analysis.results import describe
     from sweeps.table import console, table
 
     terminal = console()

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from analysis.load import SEED_AXES, axis_label, describe
+from analysis.results import SEED_AXES, axis_label, describe
 from lab import train
 from lab.record import Result
 from sweeps import plan as planning

@@ -13,10 +13,10 @@ from scipy import stats
 
 from analysis import figure
 from analysis.horizon import LITERATURE, Horizon, budgets, horizons, summary
-from analysis.law import Estimate, Grid, interval, laws, least_squares
-from analysis.load import Results
+from analysis.horizon_law import Estimate, Grid, interval, laws, least_squares
 from analysis.optimum import Noise, curve, find_optimum
 from analysis.redraw import Curves, draws, minima, read_curves, seeds_of
+from analysis.results import Results
 from lab.check import InputError
 from lab.config import RunConfig
 from sweeps import launch

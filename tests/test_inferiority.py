@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.inferiority import Comparison, compare, judge_margin, tuned_loss
-from analysis.load import Results
+from analysis.results import Results
 from sweeps.compare_parser import summary, text
 
 BATCHES, TOKENS, SEEDS = (8, 16, 32), (2**19, 2**20), range(4)

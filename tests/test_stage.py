@@ -11,7 +11,7 @@ import pytest
 from conftest import resolve, trained
 from rich.console import Console
 
-from analysis.load import load
+from analysis.results import load
 from lab import checkpoint, corpus, schedule, store
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.load import flattened
+from analysis.results import flattened
 from lab import store
 from lab.config import ExecConfig, RunConfig
 from sweeps import catalog, plan

@@ -13,10 +13,10 @@ import pytest
 
 from analysis import figure
 from analysis.drift import Cell, drifts, read_cells
-from analysis.load import Results, load
 from analysis.optimum import Noise, Optimum, find_optimum
 from analysis.regret import loss_at, regrets
 from analysis.report import Report
+from analysis.results import Results, load
 from analysis.transfer import MOVES, TRANSFERS, Transfer, fit_line, judge, transfer_json, transfers
 from lab.config import RunConfig
 from sweeps import launch
