@@ -22,13 +22,12 @@ import pandas as pd
 from analysis.drift import Cell, named, read_cells
 from analysis.horizon_law import Estimate, Grid, interval, laws
 from analysis.redraw import draws, minima, read_curves, seeds_of
-from analysis.results import Results, load
+from analysis.results import TOKEN_AXES, Results, load
 from lab.check import require
 
 REPLICATES = 400
 SAME_BUDGET = 1.02  # budgets within 2 % are one: whole updates of different batches do not add up to the same tokens
 EXPONENTS = ("tokens", "batch", "width", "best_batch", "tokens_along_best_batch", "interaction")
-TOKEN_AXES = ("schedule.steps", "schedule.tokens")
 _OWN_AXES = (*TOKEN_AXES, "data.sequences", "model.width")
 
 # What others found for the exponent of the rate against tokens.

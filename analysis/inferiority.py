@@ -19,11 +19,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.results import Results
+from analysis.results import TOKEN_AXES, Results
 from lab.check import nearest, require
 
 KIND = "schedule.kind"
-LENGTHS = ("schedule.steps", "schedule.tokens")
 LEVEL = 0.95
 NEAR = 0.02  # relative to the best mean loss: what a rival's parabola is fitted to
 
@@ -83,7 +82,9 @@ def compare(results: Results, *, challenger: str, judge: Mapping[str, Sequence[A
     mine = frame[KIND] == challenger
     require(bool((mine & ~judged).any()), f"--judge {dict(judge)} leaves no cell to choose {challenger}'s constants on")
     constants = _constants(frame[mine], results)
-    cells = [name for name in results.cell_axes if name in LENGTHS or not name.startswith(("schedule.", "optimizer."))]
+    cells = [
+        name for name in results.cell_axes if name in TOKEN_AXES or not name.startswith(("schedule.", "optimizer."))
+    ]
     tuning = _excess(frame[mine & ~judged], constants, cells)
     chosen: Any = tuning.idxmin()
     setting = dict(zip(constants, chosen if isinstance(chosen, tuple) else (chosen,), strict=True))
@@ -133,7 +134,7 @@ def tuned_loss(rows: pd.DataFrame, axis: str) -> tuple[pd.Series, bool]:
 def _constants(rows: pd.DataFrame, results: Results) -> list[str]:
     """The challenger's constants: settings of its schedule and optimizer that the sweep's axes name."""
     names = [name for name in results.sweep["axes"] if name.startswith(("schedule.", "optimizer."))]
-    return [name for name in names if name not in (KIND, *LENGTHS) and rows[name].notna().all()]
+    return [name for name in names if name not in (KIND, *TOKEN_AXES) and rows[name].notna().all()]
 
 
 def _excess(rows: pd.DataFrame, constants: Sequence[str], cells: Sequence[str]) -> pd.Series:

@@ -26,7 +26,7 @@ Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 # Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
 FALLBACK_SEED_SD = 0.004
 BIAS_PER_OCTAVE = 0.17
-_Z = float(stats.norm.ppf(0.975))  # two-sided 95 %
+Z95 = float(stats.norm.ppf(0.975))  # two-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
             continue
         means = done.groupby(axis)["loss"].transform("mean")
         near = done[means <= 1.1 * means.min()]
-        table = near.pivot_table(index=axis, columns=["seed_init", "seed_data"], values="loss").to_numpy(float)
+        table = near.pivot_table(index=axis, columns=SEEDS, values="loss").to_numpy(float)
         residuals = table - np.nanmean(table, axis=1, keepdims=True)
         rates, seeds = table.shape
         if np.isfinite(table).all():
@@ -160,14 +160,14 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
     # The bias follows the spacing of one seed's grid: its window is as wide.
     spacing = float(np.median(np.diff(x))) * grids / math.log(2)
     vertex = -b / k if k > 0 else math.inf
-    if k**2 <= _Z**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
+    if k**2 <= Z95**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
         return _without("flat", points, fitted, diverged)
     low, high = _fieller(b, k, covariance[1:, 1:])
     bias = BIAS_PER_OCTAVE * spacing * math.log(2)
-    low = vertex - math.hypot(vertex - low, _Z * bias)
-    high = vertex + math.hypot(high - vertex, _Z * bias)
+    low = vertex - math.hypot(vertex - low, Z95 * bias)
+    high = vertex + math.hypot(high - vertex, Z95 * bias)
     share = float(np.mean(noise.sd**2 / seeds / variance))
-    noise_sd, floor_sd = _parts((high - low) / (2 * _Z), bias, share)
+    noise_sd, floor_sd = _parts((high - low) / (2 * Z95), bias, share)
     return Optimum(
         lr=math.exp(vertex + centre),
         low=math.exp(low + centre),
@@ -219,9 +219,9 @@ def _fieller(b: float, k: float, covariance: np.ndarray) -> tuple[float, float]:
 
     The caller has checked that the interval of k excludes 0, so the roots are real and bound the ratio.
     """
-    p = k**2 - _Z**2 * covariance[1, 1]
-    q = b * k - _Z**2 * covariance[0, 1]
-    r = b**2 - _Z**2 * covariance[0, 0]
+    p = k**2 - Z95**2 * covariance[1, 1]
+    q = b * k - Z95**2 * covariance[0, 1]
+    r = b**2 - Z95**2 * covariance[0, 0]
     root = math.sqrt(max(0.0, q**2 - p * r))
     return -(q + root) / p, -(q - root) / p
 

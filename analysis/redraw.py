@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.dither import NEAR, SEEDS, dithered
-
-_Z = float(stats.norm.ppf(0.975))  # as in analysis.optimum
+from analysis.optimum import Z95
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def valleys(
         misfit_R = np.maximum(0, (residual_RN**2).sum(axis=1) / np.maximum(size_R - 3, 1) - sd**2) * (size_R > 3)
         variance_RN = sd**2 / np.maximum(weight_RN, 1) + misfit_R[:, None]
         information_R33 = np.einsum("rn,rni,rnj->rij", inside_RN / variance_RN, basis_RN3, basis_RN3) + spare_R33
-        flat_R |= k_R**2 <= _Z**2 * np.linalg.inv(information_R33)[:, 2, 2]
+        flat_R |= k_R**2 <= Z95**2 * np.linalg.inv(information_R33)[:, 2, 2]
     quality_R[(quality_R == "interior") & flat_R] = "flat"
     kept_R = quality_R == "interior"
     return Minima(

@@ -11,6 +11,7 @@ import pandas as pd
 from lab import store
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
+TOKEN_AXES = ("schedule.steps", "schedule.tokens")  # how long a run is
 # Labels where the last part of a dotted name would say too little, or the same as another.
 LABELS = {"parametrization.name": "parametrization", "parametrization.depth": "depth_rule"}
 

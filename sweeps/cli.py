@@ -146,12 +146,11 @@ def _command(commands: Any, name: str, run: Any, does: str, example: str) -> arg
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from sweeps import catalog, estimate, launch
     from sweeps.sweep import replaced
+    from sweeps.table import console
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    terminal = console(soft_wrap=True)
     if options.list:
         for name in catalog.names():
             found = catalog.load(name)
@@ -173,30 +172,29 @@ def _sweep(options: argparse.Namespace) -> int:
     _quiet()
     sweep = replaced(catalog.load(options.sweep), changes)
     if options.dry_run:
-        estimate.show(estimate.estimate(sweep, smoke=options.smoke), console)
+        estimate.show(estimate.estimate(sweep, smoke=options.smoke), terminal)
         return 0
     assert options.out is not None
     out: Path = options.out
     root = out / "smoke" if options.smoke else out
     try:
-        return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=console)
+        return launch.launch(sweep, root, again=_again(options), smoke=options.smoke, console=terminal)
     except KeyboardInterrupt:  # before the worker began, or a second time
-        console.print(f"interrupted; finished runs are kept; go on with\n  {_again(options)}")
+        terminal.print(f"interrupted; finished runs are kept; go on with\n  {_again(options)}")
         return 130
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from sweeps import catalog, estimate
     from sweeps.sweep import replaced
+    from sweeps.table import console
 
     _quiet()
     found = estimate.estimate(replaced(catalog.load(options.sweep), settings.parse(options.settings)))
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        estimate.show(found, Console(markup=False, highlight=False, soft_wrap=True))
+        estimate.show(found, console(soft_wrap=True))
     return 0
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lab import count
 from lab.device import platform
 from sweeps import plan as planning
 from sweeps.plan import Group
@@ -16,8 +17,9 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
     """The plan of a sweep on this machine, as plain data.
 
     `steps_alone` counts the updates of every run by itself, `steps_planned` those that are trained when shared ones are
-    trained once, and `saving` is their ratio; so with tokens and FLOPs.  `passes` is how often the longest run sees its
-    corpus.  `seconds` and `memory_bytes` are estimates.
+    trained once, and `saving` is their ratio; `tokens_alone` and `tokens_planned` are the same in tokens; `flops` are
+    those of the planned updates and of the evaluations.  `passes` is how often the longest run sees its corpus.
+    `seconds` and `memory_bytes` are estimates.
 
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
@@ -37,7 +39,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
         "steps_alone": alone,
         "steps_planned": planned,
         "saving": alone / planned,
-        "tokens_alone": sum(_tokens_alone(group) for group in groups),
+        "tokens_alone": sum(count.training_tokens(run.config) for run in runs),
         "tokens_planned": planning.tokens(units),
         "passes": planning.passes(runs),
         "flops": planning.flops(units),
@@ -113,7 +115,3 @@ def _group(group: Group) -> dict[str, Any]:
         "flops": planning.flops(group.units),
         "memory_bytes": planning.memory(group),
     }
-
-
-def _tokens_alone(group: Group) -> int:
-    return sum((run.config.schedule.steps or 0) * run.config.data.tokens_per_step for run in group.runs)

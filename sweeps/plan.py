@@ -123,7 +123,7 @@ def pending(
     """
     units = [unit for group in groups for unit in group.units]
     places = {stage.stage_id: Source(unit.unit_id, lane) for unit in units for lane, stage in enumerate(unit.stages)}
-    saved = {stage_id for stage_id, place in places.items() if forked(place.unit_id)}
+    saved = {stage.stage_id for unit in units if unit.forks and forked(unit.unit_id) for stage in unit.stages}
     trained: set[str] = set()
     awaited: set[str] = set()
     for stage in (stage for unit in reversed(units) for stage in unit.stages):  # children before parents
@@ -171,9 +171,8 @@ def passes(runs: Sequence[Run]) -> float:
 
 
 def memory(group: Group) -> int:
-    """Estimated peak bytes of the group's largest unit."""
-    how = max((unit.execution for unit in group.units), key=lambda e: e.lanes)
-    return _memory(group.runs[0], how)
+    """Estimated peak bytes of a unit of the group; all have the same K."""
+    return _memory(group.runs[0], group.units[0].execution)
 
 
 def seconds(groups: Sequence[Group], device: Device) -> float:

@@ -8,6 +8,7 @@ from lab.model import leaves
 from lab.override import apply
 from lab.recipe import rows
 from lab.scale import scales
+from sweeps.column import aligned
 
 VOCAB = 256
 _HEAD_DIMS = (64, 32, 16, 8, 4, 2)
@@ -56,16 +57,9 @@ def text(found: Mapping[str, Any]) -> str:
         )
         for row in found["leaves"]
     ]
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    body = [
-        "  ".join(
-            word.ljust(n) if i < 3 else word.rjust(n) for i, (word, n) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (header, *lines)
-    ]
     title = (
         f"{found['parametrization']}, width {found['width']} over {found['base_width']}, depth {found['depth']}, "
         f"{found['optimizer']}; attention logits x {found['attention']:.6g}, logits x {found['logits']:.6g}"
     )
     note = "gains start at 1, biases at 0; x: factor relative to the base shape; decay: on a coupled coefficient"
-    return "\n".join([title, *(line.rstrip() for line in body), note])
+    return "\n".join([title, *aligned([header, *lines], left=3), note])

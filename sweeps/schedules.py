@@ -14,6 +14,7 @@ from lab.check import require
 from lab.config import ScheduleConfig
 from lab.piece import Hold, Piece, Ramp
 from sweeps import snippet
+from sweeps.column import aligned
 
 # More updates than this are neither listed nor exported one by one.
 LIMIT = 10_000_000
@@ -97,7 +98,7 @@ def text(found: Curve) -> str:
     for part in found.parts:
         ends = schedule.values(found.parts, np.array([part.begin, part.end - 1], np.float64))
         rows.append((_phase(part), f"{part.begin}..{part.end - 1}", *(f"{value:.6g}" for value in ends)))
-    lines = [title(found.schedule), *_table(rows)]
+    lines = [title(found.schedule), *aligned(rows)]
     if found.lr is not None:
         lines[0] += f"; {found.peak} {found.lr:g}"
     if found.steps <= _SHORT:
@@ -106,7 +107,7 @@ def text(found: Curve) -> str:
         header = ("update", "factor") if rates is None else ("update", "factor", "rate")
         columns = [values] if rates is None else [values, rates]
         body = [(str(i), *(f"{column[i]:.6g}" for column in columns)) for i in range(found.steps)]
-        lines += ["", *_table([header, *body])]
+        lines += ["", *aligned([header, *body])]
     return "\n".join(lines)
 
 
@@ -184,16 +185,6 @@ def _phase(part: Piece) -> str:
     if isinstance(part, Ramp):
         return "warm-up" if part.rising else "fall"
     return "law"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            word.ljust(n) if i == 0 else word.rjust(n) for i, (word, n) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _require_folder(path: Path) -> None:

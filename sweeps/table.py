@@ -1,16 +1,18 @@
 """Tables on a terminal, and those of a report."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from analysis.report import Report
+if TYPE_CHECKING:
+    from analysis.report import Report
 
 _PIPE_WIDTH = 120
 
 
-def show(report: Report) -> None:
+def show(report: "Report") -> None:
     """Print the optimum of each cell, drift, slope and regret along each axis, and what the intervals rest on."""
     terminal = console()
     optima, *along = report.tables()
@@ -27,10 +29,12 @@ def show(report: Report) -> None:
     terminal.print(f"\nintervals: {report.noise.source}, and the grid's bias", soft_wrap=True)
 
 
-def console() -> Console:
-    """The terminal, or lines of a fixed length where the output goes elsewhere."""
-    found = Console(markup=False, highlight=False)
-    return found if found.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+def console(*, soft_wrap: bool = False) -> Console:
+    """The terminal, or lines of a fixed length where the output goes elsewhere; `soft_wrap` lets text run on."""
+    found = Console(markup=False, highlight=False, soft_wrap=soft_wrap)
+    if not found.is_terminal:
+        found.width = _PIPE_WIDTH
+    return found
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

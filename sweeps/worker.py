@@ -103,7 +103,7 @@ def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest) -> None:
         snapshot = newest
     snapshot = snapshot.settled()
     if unit.forks:
-        checkpoint.save(store.fork_folder(root, unit.unit_id), _name(snapshot), _tree(job, snapshot))
+        _save(store.fork_folder(root, unit.unit_id), job, snapshot)
     results = _record(unit, job, snapshot, root, _provenance(unit, attempt, begun, clock)) if unit.runs else []
     if unit.settings.keep == "none" or not unit.runs:
         checkpoint.clear(folder / "checkpoints")
