@@ -1,4 +1,4 @@
-"""Finding a sweep: by the name of a bundled one, or in a user's Python file."""
+"""Finding a sweep: by the name of a bundled one, in a user's Python file, or in a list of runs."""
 
 import importlib
 import importlib.util
@@ -8,6 +8,7 @@ from types import ModuleType
 
 import sweeps.bundled
 from lab.check import InputError, nearest, require
+from sweeps import run_list
 from sweeps.sweep import Sweep
 
 
@@ -17,17 +18,19 @@ def names() -> list[str]:
 
 
 def load(name_or_file: str) -> Sweep:
-    """The sweep of a bundled name or of a `.py` file with a `sweep()` function.
+    """The sweep of a bundled name, of a `.py` file with a `sweep()` function, or of a `.json` list of runs.
 
     Raises:
         InputError: no such name or file, a file that cannot be read, or one whose `sweep()` gives no Sweep.
     """
+    if name_or_file.endswith(".json"):
+        return run_list.read(Path(name_or_file))
     if name_or_file.endswith(".py"):
         return _called(_module(Path(name_or_file)), name_or_file)
     require(
         name_or_file in names(),
         f"no bundled sweep is called {name_or_file}{nearest(name_or_file, names())}: see lrlab sweep --list, or give "
-        "the path of a .py file",
+        "the path of a .py or .json file",
     )
     return _called(importlib.import_module(f"sweeps.bundled.{name_or_file}"), name_or_file)
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.check import InputError, nearest, require
-from sweeps import compare_parser, horizon_parser, schedule_parser, settings
+from sweeps import (
+    compare_parser,
+    fit_parser,
+    horizon_parser,
+    predict_parser,
+    schedule_parser,
+    settings,
+    suggest_parser,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("dir", metavar="DIR", type=Path)
     status.add_argument("--json", action="store_true", help="print as JSON")
     compare_parser.add(commands, _command)
+    fit_parser.add(commands, _command)
+    predict_parser.add(commands, _command)
+    suggest_parser.add(commands, _command)
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)

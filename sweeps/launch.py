@@ -10,11 +10,11 @@ from rich.console import Console
 
 from lab import checkpoint, store
 from lab.check import require
-from lab.identity import canonical, digest, dump
 from sweeps import plan as planning
 from sweeps.estimate import counted, repeats
 from sweeps.plan import Group
 from sweeps.progress import Monitor
+from sweeps.run_list import base_digest
 from sweeps.sweep import Run, Sweep, resolved
 from sweeps.worker import Interrupted, StopRequest, forked, work
 
@@ -83,7 +83,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[st
     Raises:
         InputError: the folder holds another sweep.
     """
-    base = digest(dump(canonical(dataclasses.replace(sweep.base, optimizer=sweep.base.optimizer.resolve()))))
+    base = base_digest(sweep.base)
     kept: dict[str, Any] = {}
     if (root / "sweep.json").is_file():
         before = store.read_sweep(root)
@@ -101,6 +101,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[st
         "cost": sweep.cost,
         "expected": sweep.expected,
         "base": base,
+        "configuration": dataclasses.asdict(sweep.base),
         "optimum_axes": list(sweep.optimum_axes),
         "axes": axes,
         "runs": points,

@@ -1,0 +1,229 @@
+"""The calculator: from a table of runs to a law of the best learning rate, the best batch, or the loss.
+
+How the batch moves while the rate is optimised makes two laws of the rate: `best`, eta*(N, D) along the batch that is
+itself optimal, and `fixed`, eta*(N, D, B) at a given batch.  Their exponents of D differ by about 0.2 on the same runs,
+so the rule is stated with the law.
+
+Every law says what the other estimators would have found.  Where their exponents leave the law's interval, the choice
+of the estimator matters more than what the interval tells.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.law import Edge, Kind, Law, Penalty, Rival
+from analysis.loss_fit import fit_loss_law
+from analysis.optima import BOTH, find_optima, swept
+from analysis.power_fit import fit_power_law
+from analysis.power_law import PowerLaw
+from analysis.source import Runs
+from analysis.target import Estimator, parse_estimator, targets
+from lab.check import InputError, require
+
+BatchRule = Literal["best", "fixed"]
+ESTIMATORS = ("surface", "near-optimal:0.25%", "argmin")
+_TELLING = 3  # cells with a diverged rate that an edge needs
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law with the table of optima (none for a loss law) and the rows that it was fitted to."""
+
+    law: Law
+    optima: pd.DataFrame | None
+    rows: pd.DataFrame
+
+
+def fit(
+    runs: Runs,
+    kind: Kind,
+    *,
+    estimator: str = "surface",
+    batch_rule: BatchRule | None = None,
+    batch_regressors: Sequence[str] | None = None,
+    draws: int = 400,
+    seed: int = 0,
+    delta: float = 1e-3,
+    form: str = "chinchilla",
+) -> Fit:
+    """Fit a law to runs.
+
+    Args:
+        runs: from `analysis.source.load`.
+        kind: lr, batch, lr+batch or loss.
+        estimator: `analysis.target`; the loss law takes each size's best run.
+        batch_rule: see the module; by default `best` where most sizes were run at three batches or more.
+        batch_regressors: of the batch; by default params and tokens, and tokens alone for near-optimal, as its authors
+            fit it (Step Law, arXiv 2503.04715).
+        draws, seed: of the cluster bootstrap.
+        delta, form: of the loss law (`analysis.loss_fit`).
+
+    Raises:
+        InputError: the runs lack a column, an optimum, or more than one size or token count.
+    """
+    require(
+        "variant" not in runs.frame or runs.frame["variant"].nunique() == 1,
+        "the runs are of several variants, and each has a law of its own: choose with --where NAME=VALUE "
+        f"({'; '.join(map(str, list(dict.fromkeys(runs.frame.get('variant', [])))[:4]))})",
+    )
+    if kind == "loss":
+        return _loss(runs, delta, form, draws, seed)
+    return _optimum(
+        runs, kind, parse_estimator(estimator), _rule(runs, kind, batch_rule), batch_regressors, draws, seed
+    )
+
+
+def _rule(runs: Runs, kind: Kind, given: BatchRule | None) -> BatchRule:
+    found: BatchRule = given or ("best" if kind != "lr" or swept(runs) == BOTH else "fixed")
+    require(kind == "lr" or found == "best", f"--law {kind} is about the best batch: leave --batch-rule fixed out")
+    require(found == "fixed" or "batch" in runs.frame, "the best batch needs a batch column: add --columns batch=NAME")
+    return found
+
+
+def _optimum(
+    runs: Runs,
+    kind: Kind,
+    rule: Estimator,
+    batch_rule: BatchRule,
+    batch_regressors: Sequence[str] | None,
+    draws: int,
+    seed: int,
+) -> Fit:
+    over = BOTH if batch_rule == "best" else ("lr",)
+    optima = find_optima(runs, over=over)
+    rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
+    known = [name for name in ("params", "tokens", "batch") if name in rows]
+    fixed = {name: float(rows[name].iloc[0]) for name in known if rows[name].nunique() == 1}
+    own = [name for name in known if name not in fixed]
+    batches = list(batch_regressors or (["tokens"] if rule.kind == "near-optimal" else ["params", "tokens"]))
+    regressors = {"lr": own, "batch": [name for name in batches if name not in fixed]}
+    responses = [name for name in ("lr", "batch") if name in kind.split("+")]
+    laws = {name: _law(rows, name, regressors[name], rule, draws, seed) for name in responses}
+    rivals = [
+        _rival(runs, parse_estimator(other), over, laws[name], regressors[name], seed, optima)
+        for name in responses
+        for other in ESTIMATORS
+        if parse_estimator(other).kind != rule.kind
+    ]
+    law = Law(
+        name=runs.name,
+        kind=kind,
+        estimator=str(rule),
+        lr=laws.get("lr"),
+        batch=laws.get("batch"),
+        loss=None,
+        penalty=_penalty(optima, joint=batch_rule == "best"),
+        edge=_edge(runs, optima, joint=batch_rule == "best"),
+        conditions=runs.conditions | {"batch rule": _BATCH_WORDS[batch_rule]},
+        fixed=fixed,
+        source=_source(runs, rows, optima),
+        rivals=tuple(rival for rival in rivals if rival is not None),
+        notes=(*runs.notes, *_notes(rows, laws)),
+    )
+    return Fit(law, optima, rows)
+
+
+_BATCH_WORDS = {"best": "rate and batch optimised together", "fixed": "rate optimised at a given batch"}
+
+
+def _law(rows: pd.DataFrame, name: str, regressors: Sequence[str], rule: Estimator, draws: int, seed: int) -> PowerLaw:
+    # The other two rules tell no variances, and their authors fit by ordinary least squares.
+    weights = "mixed" if rule.kind == "surface" else "equal"
+    return fit_power_law(rows, name, regressors, weights=weights, draws=draws, seed=seed, estimator=str(rule))
+
+
+def _rival(
+    runs: Runs,
+    rule: Estimator,
+    over: Sequence[str],
+    law: PowerLaw,
+    regressors: Sequence[str],
+    seed: int,
+    optima: pd.DataFrame,
+) -> Rival | None:
+    """What another estimator finds with the same regressors; None where it finds nothing."""
+    try:
+        rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
+        other = _law(rows, law.response, regressors, rule, 0, seed)
+    except InputError:
+        return None
+    outside = []
+    for name, exponent in other.exponents.items():
+        if name in law.regressors:
+            limits = law.interval(name)
+            if limits.low is not None and limits.high is not None and not limits.low <= exponent <= limits.high:
+                outside.append(name)
+    return Rival(str(rule), law.response, other.coefficient, other.exponents, tuple(outside))
+
+
+def _penalty(optima: pd.DataFrame, *, joint: bool) -> Penalty | None:
+    """Medians over the interior cells of the curvature relative to the fitted minimum."""
+    sound = optima[(optima["quality"] == "interior") & (optima["curvature"] > 0)]
+    if sound.empty:
+        return None
+    lr = sound["curvature"] / sound["loss"]
+    if not joint:
+        return Penalty(float(lr.median()), None, None, len(sound))
+    batch = sound["batch_curvature"] / sound["loss"]
+    scale = math.sqrt(float(lr.median()) * float(batch.median()))
+    return Penalty(float(lr.median()), float(batch.median()), float(sound["cross"].median()) * scale, len(sound))
+
+
+def _edge(runs: Runs, optima: pd.DataFrame, *, joint: bool) -> Edge | None:
+    """Where runs begin to diverge above their optimum, from curves at fixed batches that saw both."""
+    curves = find_optima(runs, over=("lr",)) if joint else optima
+    telling = curves[(curves["quality"] == "interior") & (curves["diverged"] > 0)]
+    if len(telling) < _TELLING:
+        return None
+    gaps = np.log(telling["stable"].to_numpy(float) / telling["lr"].to_numpy(float))
+    return Edge(float(gaps.mean()), float(gaps.std(ddof=1)), len(gaps))
+
+
+def _source(runs: Runs, rows: pd.DataFrame, optima: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "name": runs.name,
+        "fingerprint": runs.fingerprint,
+        "runs": len(runs.frame),
+        "cells": len(optima),
+        "qualities": {str(name): int(count) for name, count in optima["quality"].value_counts().items()},
+        "left_out": rows.attrs.get("left_out", {}),
+        "noise": optima.attrs.get("noise", ""),
+    }
+
+
+def _notes(rows: pd.DataFrame, laws: dict[str, PowerLaw]) -> list[str]:
+    lines = [f"law of the {name}: {note}" for name, law in laws.items() for note in law.notes]
+    left = rows.attrs.get("left_out", {})
+    if left:
+        lines.append(f"cells without an optimum: {', '.join(f'{count} {name}' for name, count in left.items())}")
+    return lines
+
+
+def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
+    frame = runs.frame[runs.frame["status"] == "done"] if "status" in runs.frame else runs.frame
+    notes = list(runs.notes)
+    rows = frame
+    if "lr" in frame:
+        rows = frame.loc[frame.groupby(["params", "tokens"])["loss"].idxmin()]
+        notes.append(f"best of {len(frame)} runs at each of {len(rows)} sizes and token counts")
+    law = fit_loss_law(rows, delta=delta, form=form, draws=draws, seed=seed)
+    found = Law(
+        name=runs.name,
+        kind="loss",
+        estimator="best runs" if "lr" in frame else "all runs",
+        lr=None,
+        batch=None,
+        loss=law,
+        penalty=None,
+        edge=None,
+        conditions=runs.conditions,
+        fixed={},
+        source={"name": runs.name, "fingerprint": runs.fingerprint, "runs": len(runs.frame), "rows": len(rows)},
+        notes=tuple(notes),
+    )
+    return Fit(found, None, rows)

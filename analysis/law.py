@@ -1,0 +1,208 @@
+"""A law: what a fit found, with what a prediction needs and what says which runs it is about; kept as a JSON file.
+
+Regret of a setting d = (ln lr - ln lr*, ln B - ln B*) away from the optimum, relative to the loss there, is
+`1/2 d' K d` with K the median over cells of the fitted curvature over the fitted minimum (`Penalty`).
+
+A run diverges above an edge.  Over the cells where some rate diverged, g = ln(largest rate that did not) - ln(optimum)
+has mean m and standard deviation s (`Edge`); a rate predicted with standard deviation sd of its logarithm then lies
+above the edge with probability `Phi(-m / sqrt(s^2 (1 + 1/n) + sd^2))`.
+
+numpy only, so that a prediction starts at once.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.loss_law import LossLaw
+from analysis.power_law import PowerLaw
+from lab.check import InputError, require
+
+Kind = Literal["lr", "batch", "lr+batch", "loss"]
+KINDS: tuple[Kind, ...] = ("lr", "batch", "lr+batch", "loss")
+FORMAT, VERSION = "lr-scaling-lab law", 1
+UNITS = {
+    "lr": "peak learning rate",
+    "batch": "tokens per update",
+    "params": "N, parameters as the source counts them",
+    "tokens": "D, tokens seen",
+    "loss": "nats per token",
+}
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """K in relative loss per squared natural log: of the rate, of the batch, and mixed; from so many cells.
+
+    Laws of the rate at a given batch have no batch part.
+    """
+
+    lr: float
+    batch: float | None
+    mixed: float | None
+    cells: int
+
+    @property
+    def valley_slope(self) -> float | None:
+        """d ln lr* / d ln B along the valley, `-K_mixed / K_lr`; None without a batch part."""
+        return None if self.mixed is None else -self.mixed / self.lr
+
+    @property
+    def valley_batch(self) -> float | None:
+        """Curvature of the loss along the valley, `K_batch - K_mixed^2 / K_lr`: what another batch costs at its best
+        rate."""
+        return None if self.batch is None or self.mixed is None else self.batch - self.mixed**2 / self.lr
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How far above the optimum, in natural logs, runs begin to diverge: mean, standard deviation, cells that tell."""
+
+    mean: float
+    sd: float
+    cells: int
+
+    def probability(self, sd: float) -> float:
+        """That a rate predicted with this standard deviation of its logarithm lies above the edge."""
+        spread = math.sqrt(self.sd**2 * (1 + 1 / self.cells) + sd**2)
+        return 0.0 if spread == 0 else 0.5 * math.erfc(self.mean / spread / math.sqrt(2))
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What another estimator says of the same runs."""
+
+    estimator: str
+    response: str
+    coefficient: float
+    exponents: Mapping[str, float]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law of the best learning rate, the best batch, or the loss.
+
+    `conditions` are what all runs hold fixed, and `fixed` sizes, tokens or batch of which they have one value only;
+    `source` says where they come from: name, fingerprint, runs, cells and what was left out. `rivals` are other
+    estimators' laws; their `outside` names the exponents that lie beyond this law's interval, so where the choice
+    of the estimator matters more than the interval tells.
+    """
+
+    name: str
+    kind: Kind
+    estimator: str
+    lr: PowerLaw | None
+    batch: PowerLaw | None
+    loss: LossLaw | None
+    penalty: Penalty | None
+    edge: Edge | None
+    conditions: Mapping[str, Any]
+    fixed: Mapping[str, float]
+    source: Mapping[str, Any]
+    rivals: tuple[Rival, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The law as JSON has it; `coefficient` and `exponents` are for reading, `fit` is what is read back."""
+        found: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "law": self.kind,
+            "estimator": self.estimator,
+            "units": UNITS,
+            "conditions": dict(self.conditions),
+            "fixed": dict(self.fixed),
+            "source": dict(self.source),
+        }
+        for name, law in (("lr", self.lr), ("batch", self.batch)):
+            if law is not None:
+                found[name] = power_summary(law) | {"fit": law.to_dict()}
+        if self.loss is not None:
+            found["loss"] = loss_summary(self.loss) | {"fit": self.loss.to_dict()}
+        found |= {
+            "penalty": None if self.penalty is None else dataclasses.asdict(self.penalty),
+            "divergence": None if self.edge is None else dataclasses.asdict(self.edge),
+            "other_estimators": [dataclasses.asdict(rival) for rival in self.rivals],
+            "notes": list(self.notes),
+        }
+        return found
+
+
+def power_summary(law: PowerLaw) -> dict[str, Any]:
+    """A power law in plain words: `coefficient prod x^exponent`, with the 95 % limits of the exponents."""
+    limits = {name: law.interval(name) for name in law.regressors}
+    return {
+        "coefficient": law.coefficient,
+        "exponents": law.exponents,
+        "ci": {name: [one.low, one.high] for name, one in limits.items()},
+        "optimistic_ci": {name: one.optimistic and list(one.optimistic) for name, one in limits.items()},
+        "cells": law.cells,
+        "sizes": law.sizes,
+        "ranges": {name: [low, high] for name, low, high in law.ranges},
+    }
+
+
+def loss_summary(law: LossLaw) -> dict[str, Any]:
+    """A loss law in plain words; limits are None where there are no draws."""
+    limits = {name: law.interval(name) for name, value in law.values().items() if value is not None}
+    return {
+        "form": law.form,
+        **law.values(),
+        "ci": {name: [_finite(low), _finite(high)] for name, (low, high) in limits.items()},
+        "status": law.status,
+        "flags": list(law.flags),
+        "ranges": {name: [ends.low, ends.high] for name, ends in law.ranges.items()},
+    }
+
+
+def from_dict(data: Mapping[str, Any], where: str) -> Law:
+    """The law that `Law.to_dict` gave.
+
+    Raises:
+        InputError: the data are no law, of another version, or damaged.
+    """
+    require(data.get("format") == FORMAT, f"{where} is no law: make one with lrlab fit SOURCE --law lr --out {where}")
+    require(data.get("version") == VERSION, f"{where} has version {data.get('version')}, not {VERSION}: fit it again")
+    try:
+        return Law(
+            name=data["name"],
+            kind=data["law"],
+            estimator=data["estimator"],
+            lr=PowerLaw.from_dict(data["lr"]["fit"]) if "lr" in data else None,
+            batch=PowerLaw.from_dict(data["batch"]["fit"]) if "batch" in data else None,
+            loss=LossLaw.from_dict(data["loss"]["fit"]) if "loss" in data else None,
+            penalty=Penalty(**data["penalty"]) if data["penalty"] else None,
+            edge=Edge(**data["divergence"]) if data["divergence"] else None,
+            conditions=data["conditions"],
+            fixed=data["fixed"],
+            source=data["source"],
+            rivals=tuple(Rival(**(one | {"outside": tuple(one["outside"])})) for one in data["other_estimators"]),
+            notes=tuple(data["notes"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where} is damaged ({type(error).__name__}: {error}): fit it again") from error
+
+
+def read(path: Path) -> Law:
+    """The law of a file.
+
+    Raises:
+        InputError: no such file, not JSON, or no law.
+    """
+    require(path.is_file(), f"there is no law file {path}: make one with lrlab fit SOURCE --law lr --out {path}")
+    try:
+        data = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error}): give a file of lrlab fit --out") from error
+    require(isinstance(data, dict), f"{path} is no law: give a file of lrlab fit --out")
+    return from_dict(data, str(path))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

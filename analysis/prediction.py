@@ -1,0 +1,248 @@
+"""A prediction: the learning rate and batch of a run that nobody has made, with intervals and the expected regret.
+
+With K the curvature of the relative loss at the optimum (`analysis.law.Penalty`) and Sigma the predictive covariance of
+(ln lr*, ln B*), whose parts are taken as independent, a run at the predicted setting expects to give up
+`1/2 tr(K Sigma)`.  At a batch B away from B* the rate follows the valley, `ln lr*(B) = ln lr* + v (ln B - ln B*)` with
+v = -K_mixed / K_lr, and the batch itself costs `1/2 (K_batch - K_mixed^2 / K_lr) ((ln B - ln B*)^2 + var ln B*)`.
+
+numpy only: `lrlab predict` answers in a fraction of a second.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis import law as law_file
+from analysis.law import Law, Penalty
+from analysis.law_answer import answer
+from analysis.power_law import Estimate, PowerLaw
+from analysis.publication import Publication, option, published
+from lab.check import require
+
+FAR = 10.0  # times beyond the fitted range: a warning
+# The settings of the runs behind a law that belong to its rate.
+RECIPE = (
+    "schedule",
+    "decay",
+    "decay shape",
+    "final rate / peak",
+    "warm-up",
+    "optimizer",
+    "weight decay",
+    "weight decay kind",
+    "beta1",
+    "beta2",
+    "clip",
+)
+_SAME = 1.02  # ratio up to which a value is the one that all runs had
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a law says of a run; None where it does not say it.
+
+    `lr` and `batch_tokens` come with the limits of the 95 % prediction interval (`_low`, `_high`) and those of the
+    law's mean (`_mean`); `loss` likewise.  `regret` is the expected loss above the best setting, as a share of it, and
+    `diverge` the probability that the rate diverges.  `beyond` says how many times outside the fitted range each input
+    lies, `recipe` which settings the runs behind the law had, `conditions` what else they share.
+    """
+
+    law: str
+    inputs: Mapping[str, float]
+    lr: float | None = None
+    lr_low: float | None = None
+    lr_high: float | None = None
+    lr_mean: tuple[float | None, float | None] | None = None
+    batch_tokens: float | None = None
+    batch_low: float | None = None
+    batch_high: float | None = None
+    batch_mean: tuple[float | None, float | None] | None = None
+    loss: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    regret: float | None = None
+    diverge: float | None = None
+    beyond: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def predict(law: Law | Publication | str | Path, **inputs: float | None) -> Prediction:
+    """What a law says at `params`, `tokens` and, where it wants them, `batch` (tokens per update) and others by name.
+
+    Args:
+        law: a fitted law, a published one, the path of a law file, or the name of a published law.
+        inputs: numbers above 0; None counts as not given.
+
+    Raises:
+        InputError: no such law; an input is missing, not above 0, or not covered by the law.
+    """
+    if isinstance(law, (str, Path)):
+        law = find(str(law))
+    given = {name: value for name, value in inputs.items() if value is not None}
+    for name, value in given.items():
+        require(math.isfinite(value) and value > 0, f"{option(name)} {value} is not a number above 0")
+    return _published(law, given) if isinstance(law, Publication) else _fitted(law, given)
+
+
+def find(name: str) -> Law | Publication:
+    """The law of a file, where there is one of that name or the name looks like one, else the published law.
+
+    Raises:
+        InputError: no such file, no law in it, or no such published law.
+    """
+    if Path(name).suffix == ".json" or Path(name).exists():
+        return law_file.read(Path(name))
+    return published(name)
+
+
+def _published(law: Publication, given: Mapping[str, float]) -> Prediction:
+    found = answer(law, given)
+    why = found.lr_why if "lr" in law.formulas else found.batch_why
+    lacking = (found.lr is None and "lr" in law.formulas) or (found.lr is None and found.batch is None)
+    require(not lacking, why or f"law {law.name} gives neither a rate nor a batch: see lrlab laws show {law.name}")
+    conditions = {name: value for name, value in vars(law.conditions).items()}
+    recipe = {
+        words: conditions.pop(name)
+        for name, words in (
+            ("schedule", "schedule"),
+            ("final_lr", "final rate"),
+            ("warmup", "warm-up"),
+            ("optimizer", "optimizer"),
+            ("weight_decay", "weight decay"),
+            ("beta2", "beta2"),
+        )
+    }
+    return Prediction(
+        law=law.name,
+        inputs=given,
+        lr=found.lr,
+        batch_tokens=given.get("batch", found.batch),
+        beyond={one.name: one.factor for one in found.beyond},
+        recipe=recipe,
+        conditions=conditions | {"source": law.source},
+        warnings=("a published law carries no interval here: fit your own runs for one", *found.warnings),
+    )
+
+
+def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
+    _require_covered(law, given)
+    found: dict[str, Any] = {"law": law.name, "inputs": given}
+    batch, batch_sd = given.get("batch"), 0.0
+    if law.batch is not None:
+        best, batch_sd = law.batch.predict(given), law.batch.log_moments(given)[1]
+        found |= _limits("batch", best) | {"batch_tokens": best.value}
+    if law.lr is not None:
+        lr, lr_sd = law.lr.predict(given), law.lr.log_moments(given)[1]
+        away = 0.0
+        if batch is not None and law.batch is not None:
+            away = math.log(batch / found["batch_tokens"])
+            found |= {"batch_tokens": batch, "batch_low": None, "batch_high": None, "batch_mean": None}
+        slope = law.penalty.valley_slope if law.penalty and away else None
+        require(not away or slope is not None, f"law {law.name} knows no valley: leave --batch out")
+        lr = _moved(lr, math.exp((slope or 0.0) * away))
+        found |= _limits("lr", lr) | {"lr": lr.value}
+        regret = _regret(law.penalty, lr_sd, batch_sd, away if batch is not None else None)
+        found["regret"] = None if regret is None else _finite(regret)
+        found["diverge"] = None if law.edge is None else law.edge.probability(lr_sd)
+    if law.loss is not None:
+        value, low, high = (float(part) for part in law.loss.predict(given["params"], given["tokens"]))
+        found |= {"loss": value, "loss_low": _finite(low), "loss_high": _finite(high)}
+    beyond = _beyond(law, given)
+    recipe = {name: law.conditions[name] for name in RECIPE if name in law.conditions}
+    return Prediction(
+        **found,
+        beyond=beyond,
+        recipe=recipe,
+        conditions={name: value for name, value in law.conditions.items() if name not in recipe},
+        warnings=_warnings(law, found, beyond, recipe),
+    )
+
+
+def _require_covered(law: Law, given: Mapping[str, float]) -> None:
+    """Require every input that the law's parts need, and none that the runs behind it cannot speak of."""
+    needs = {name: None for part in (law.lr, law.batch) if part is not None for name in part.regressors}
+    needs |= {"params": None, "tokens": None} if law.loss is not None else {}
+    lacking = [name for name in needs if name not in given]
+    require(not lacking, f"law {law.name} needs {' and '.join(lacking)}: add {' '.join(map(option, lacking))}")
+    known = {*needs, *law.fixed, *({"batch"} if law.batch is not None else ())}
+    for name, value in given.items():
+        told = ", ".join(sorted(known))
+        require(name in known, f"law {law.name} says nothing of {name}: leave {option(name)} out (it knows {told})")
+        if name in needs or name not in law.fixed:
+            continue
+        only = law.fixed[name]
+        require(
+            max(value / only, only / value) <= _SAME,
+            f"all runs behind law {law.name} had {name}={only:.6g}, so it does not cover {value:.6g}: run a sweep over "
+            f"{name}, or leave {option(name)} out",
+        )
+
+
+def _limits(name: str, found: Estimate) -> dict[str, Any]:
+    """Limits of an estimate; None where they are unbounded."""
+    return {
+        f"{name}_low": _finite(found.low),
+        f"{name}_high": _finite(found.high),
+        f"{name}_mean": (_finite(found.mean_low), _finite(found.mean_high)),
+    }
+
+
+def _moved(found: Estimate, factor: float) -> Estimate:
+    return Estimate(*(factor * value for value in vars(found).values()))
+
+
+def _regret(penalty: Penalty | None, lr_sd: float, batch_sd: float, away: float | None) -> float | None:
+    """The expected regret of the module's formulas; `away` is ln B - ln B* of a given batch."""
+    if penalty is None:
+        return None
+    own = 0.5 * penalty.lr * lr_sd**2
+    if penalty.batch is None:
+        return own
+    if away is None:
+        return own + 0.5 * penalty.batch * batch_sd**2
+    assert penalty.valley_batch is not None
+    return own + 0.5 * max(penalty.valley_batch, 0.0) * (away**2 + batch_sd**2)
+
+
+def _beyond(law: Law, given: Mapping[str, float]) -> dict[str, float]:
+    """Times outside the fitted range, of every input that a part of the law uses."""
+    found: dict[str, float] = {}
+    for part in (law.lr, law.batch):
+        if isinstance(part, PowerLaw):
+            for name, times in part.extrapolation(given).items():
+                found[name] = max(found.get(name, 1.0), times)
+    if law.loss is not None:
+        for name, ends in law.loss.ranges.items():
+            found[name] = max(found.get(name, 1.0), given[name] / ends.high, ends.low / given[name])
+    return found
+
+
+def _warnings(
+    law: Law, found: Mapping[str, Any], beyond: Mapping[str, float], recipe: Mapping[str, Any]
+) -> tuple[str, ...]:
+    lines = [
+        f"{name} lies {times:.3g} times outside the fitted runs: beyond {FAR:g} times nobody knows"
+        for name, times in beyond.items()
+        if times > FAR
+    ]
+    for part in (law.lr, law.batch):
+        if part is not None and not part.nodes:
+            lines.append(f"the runs bound no prediction of the {part.response}: no interval")
+    if law.loss is not None and law.loss.status != "ok":
+        lines.append(f"the loss law is {law.loss.status}: {'; '.join(law.loss.flags)}")
+    for rival in law.rivals:
+        if rival.outside:
+            words = ", ".join(rival.outside)
+            lines.append(f"the estimator {rival.estimator} puts the {rival.response}'s exponent of {words} elsewhere")
+    if found.get("lr") is not None and not recipe:
+        lines.append("the source does not tell schedule, warm-up or weight decay: keep those of its runs")
+    return tuple(lines)
+
+
+def _finite(value: float) -> float | None:
+    """None for what is unbounded: JSON has no infinity, and a rate of 0 is no bound."""
+    return value if math.isfinite(value) and value > 0 else None

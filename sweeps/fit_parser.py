@@ -1,0 +1,233 @@
+"""The words of `lrlab fit`: from a table of runs to a law file, with what it says on a terminal."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.check import nearest, require
+
+if TYPE_CHECKING:
+    from analysis.calculator import Fit
+    from analysis.law import Law
+    from analysis.loss_law import LossLaw
+    from analysis.power_law import PowerLaw
+
+_COLUMNS = ("lr", "batch", "params", "tokens", "loss", "flops", "seed")
+
+
+def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `fit`; `command` makes its parser."""
+    does = "a law of the best learning rate, the best batch or the loss, from a sweep folder or anyone's table of runs"
+    example = "runs.csv --law lr+batch --batch-unit sequences:2048 --out law.json"
+    parser = command(commands, "fit", _fit, does, example)
+    parser.add_argument("source", metavar="SOURCE", help="a folder of lrlab sweep, a CSV or a Parquet file")
+    parser.add_argument("--law", required=True, help="lr, batch, lr+batch or loss")
+    source_options(parser)
+    parser.add_argument(
+        "--estimator", default="surface", help="surface (default), near-optimal:0.25%% or argmin: what an optimum is"
+    )
+    parser.add_argument(
+        "--batch-rule", metavar="RULE", help="best: the rate along the best batch; fixed: the rate at a given batch"
+    )
+    parser.add_argument("--batch-regressors", metavar="NAMES", help="of the batch's law, as in tokens or params,tokens")
+    parser.add_argument("--delta", type=float, default=1e-3, help="Huber's threshold of the loss law (default 1e-3)")
+    parser.add_argument(
+        "--form", default="chinchilla", help="of the loss law: chinchilla, tied, kaplan, tokens, params"
+    )
+    parser.add_argument("--draws", metavar="N", type=int, default=400, help="resamples behind intervals (default 400)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the resamples (default 0)")
+    parser.add_argument("--out", metavar="FILE.json", type=Path, help="write the law there, for lrlab predict")
+    parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw cells, law, residuals and profiles there")
+    parser.add_argument("--json", action="store_true", help="print the law file")
+
+
+def source_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how a table is read."""
+    parser.add_argument(
+        "--columns", metavar="NAME=COLUMN,...", help="which column holds lr, batch, params, tokens, loss"
+    )
+    parser.add_argument("--batch-unit", metavar="UNIT", help="of the batch column: tokens, or sequences:2048")
+    parser.add_argument(
+        "--where", metavar="COLUMN=VALUE", action="append", default=[], help="take the rows with this value only"
+    )
+
+
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """`--columns lr=a,loss=b` as a mapping.
+
+    Raises:
+        InputError: a part without `=`, an unknown name, or one that is given twice.
+    """
+    if text is None:
+        return None
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, column = part.partition("=")
+        name = name.strip()
+        require(bool(equals) and bool(column), f"--columns {part} names no column: write it as in lr=learning_rate")
+        require(name in _COLUMNS, f"--columns {name} is not one of {', '.join(_COLUMNS)}{nearest(name, _COLUMNS)}")
+        require(name not in found, f"--columns {name} is given twice")
+        found[name] = column.strip()
+    return found
+
+
+def where_of(texts: Sequence[str]) -> dict[str, str] | None:
+    """`--where COLUMN=VALUE` options as a mapping.
+
+    Raises:
+        InputError: a text without `=`.
+    """
+    for text in texts:
+        require("=" in text, f"--where {text} has no value: write --where COLUMN=VALUE")
+    return dict(text.split("=", 1) for text in texts) or None
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from analysis.source import load
+
+    from analysis import calculator
+    from analysis.law import KINDS
+
+    require(
+        options.law in KINDS, f"--law {options.law} is not one of {', '.join(KINDS)}{nearest(options.law, list(KINDS))}"
+    )
+    rules = ("best", "fixed")
+    require(options.batch_rule in (None, *rules), f"--batch-rule {options.batch_rule} is not one of best, fixed")
+    require(options.draws >= 0, f"--draws {options.draws} is below 0")
+    out, pictures = options.out, options.pictures
+    require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
+    require(out is None or not out.is_dir(), f"--out {out} is a folder: give a file, as in {out}/law.json")
+    require(pictures is None or not pictures.is_file(), f"--pictures {pictures} is a file: give a folder")
+    needed = ("params", "tokens", "loss") if options.law == "loss" else ("lr", "params", "tokens", "loss")
+    runs = load(
+        options.source,
+        columns=columns_of(options.columns),
+        batch_unit=options.batch_unit,
+        require=(*needed, "batch") if "batch" in options.law else needed,
+        where=where_of(options.where),
+    )
+    found = calculator.fit(
+        runs,
+        options.law,
+        estimator=options.estimator,
+        batch_rule=options.batch_rule,
+        batch_regressors=_names(options.batch_regressors),
+        draws=options.draws,
+        seed=options.seed,
+        delta=options.delta,
+        form=options.form,
+    )
+    text = json.dumps(found.law.to_dict(), indent=1, allow_nan=False) + "\n"
+    if out is not None:
+        out.write_text(text)
+    print(text if options.json else described(found), end="" if options.json else "\n")
+    if pictures is not None:
+        from analysis.fit_figure import draw
+
+        lines = [f"picture: {path}" for path in draw(found, runs, pictures)]
+        print("" if options.json else "\n".join(lines), end="" if options.json else "\n")
+    if out is not None and not options.json:
+        sizes = "--params N --tokens D"
+        print(f"law: {out}; ask it with\n  lrlab predict --law {out} {sizes}")
+    return 0
+
+
+def _names(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    known = ("params", "tokens")
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        require(name in known, f"--batch-regressors {name} is not one of {', '.join(known)}{nearest(name, known)}")
+    return names
+
+
+def described(found: "Fit") -> str:
+    """A fit in lines: the law, what other estimators say, the cells, and every note."""
+    law = found.law
+    parts = [f"{law.name}: law of {law.kind}, estimator {law.estimator}"]
+    parts += [_power(part, law) for part in (law.lr, law.batch) if part is not None]
+    if law.loss is not None:
+        parts.append(_loss(law.loss))
+    if found.optima is not None:
+        parts.append(_cells(found))
+    if law.penalty is not None:
+        cost = 0.5 * law.penalty.lr * 0.480453  # (ln 2)^2
+        parts.append(f"a rate twice too high or too low costs {cost:.2%} of the loss (median of {law.penalty.cells})")
+    parts += [f"conditions: {'; '.join(f'{k} {v}' for k, v in law.conditions.items())}"] if law.conditions else []
+    parts += [f"note: {note}" for note in law.notes]
+    return "\n".join(parts)
+
+
+def _power(part: "PowerLaw", law: "Law") -> str:
+    from sweeps.column import aligned
+
+    what = "lr" if part.response == "lr" else "batch (tokens)"
+    formula = " ".join([f"{part.coefficient:.6g}", *(f"{name}^{b:.4f}" for name, b in part.exponents.items())])
+    header = ["exponent of", "value", "95 % interval", "if cells were independent"]
+    rivals = [rival for rival in law.rivals if rival.response == part.response]
+    rows = []
+    for name in part.regressors:
+        one = part.interval(name)
+        rows.append([name, f"{one.value:+.4f}", _limits(one.low, one.high), _limits(*(one.optimistic or (None, None)))])
+        rows[-1] += [f"{rival.exponents[name]:+.4f}" if name in rival.exponents else "-" for rival in rivals]
+    lines = [f"\n{what} = {formula}    ({part.cells} cells of {part.sizes} sizes)"]
+    lines += aligned([[*header, *(rival.estimator for rival in rivals)], *rows]) if rows else []
+    lines.append(f"scatter about the law: {part.between:.3f} between sizes, {part.within:.3f} within, in ln")
+    if part.curvature is not None:
+        lines.append(
+            f"curvature in ln params: {part.curvature.value:+.3f} ({part.curvature.low:+.3f} .. "
+            f"{part.curvature.high:+.3f})"
+        )
+    lines += [
+        f"warning: the estimator {rival.estimator} puts the exponent of {', '.join(rival.outside)} outside the "
+        "interval: the choice matters more than the interval tells"
+        for rival in rivals
+        if rival.outside
+    ]
+    return "\n".join(lines)
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:+.3f} .. {high:+.3f}"
+
+
+def _loss(law: "LossLaw") -> str:
+    from sweeps.column import aligned
+
+    rows = [["", "value", "95 % interval", *(f"delta {other.delta:g}" for other in law.sensitivity)]]
+    for name, value in law.values().items():
+        if value is not None:
+            low, high = law.interval(name)
+            others = [getattr(other, name) for other in law.sensitivity]
+            rows.append([name, f"{value:.6g}", f"{low:.4g} .. {high:.4g}", *(f"{other:.5g}" for other in others)])
+    lines = [f"\nloss law {law.form}, delta {law.delta:g}: objective {law.objective:.8g}, {law.status}", *aligned(rows)]
+    lines.append(f"{law.agreeing} of {law.starts} starts agree; condition number {law.condition:.3g}; {law.rows} rows")
+    return "\n".join([*lines, *(f"flag: {flag}" for flag in law.flags)])
+
+
+def _cells(found: "Fit") -> str:
+    from sweeps.column import aligned
+
+    assert found.optima is not None
+    joint = "log_covariance" in found.optima
+    has_batch = "batch" in found.optima
+    header = ["params", "tokens", *(["batch"] if has_batch else []), "optimum lr", "95 % interval", "loss", "quality"]
+    rows = []
+    for row in found.optima.to_dict("records"):
+        interior = row["quality"] == "interior"
+        batch = row["batch"] if not joint or interior else row["argmin_batch"]
+        rows.append(
+            [
+                f"{row['params']:.6g}",
+                f"{row['tokens']:.6g}",
+                *([f"{batch:.6g}"] if has_batch else []),
+                f"{row['lr']:.4g}" if interior else f"best run {row['argmin_lr']:.4g}",
+                f"{row['lr_low']:.3g} .. {row['lr_high']:.3g}" if interior else "-",
+                f"{row['loss'] if interior else row['argmin_loss']:.4f}",
+                row["quality"],
+            ]
+        )
+    return "\n".join(["", *aligned([header, *rows], left=0)])

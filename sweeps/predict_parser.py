@@ -1,0 +1,105 @@
+"""The words of `lrlab predict`: a law's answer for one run, as text, JSON or code."""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lab.check import require
+
+if TYPE_CHECKING:
+    from analysis.prediction import Prediction
+
+# Inputs beyond params, tokens and batch that some published laws ask for, with their unit.
+_OTHERS = {
+    "width": "hidden width",
+    "depth": "layers",
+    "sequence": "tokens per sequence",
+    "loss": "loss in nats per token",
+    "flops_per_token": "non-embedding FLOPs per token",
+    "lr": "peak learning rate",
+    "trained": "tokens already trained",
+    "base_lr": "best peak rate at the base run",
+    "base_params": "parameters of the base run",
+    "base_tokens": "tokens of the base run",
+    "base_batch": "tokens per update of the base run",
+}
+
+
+def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `predict`; `command` makes its parser."""
+    does = "learning rate and batch of a run by a law, with prediction intervals and the expected regret"
+    parser = command(commands, "predict", _predict, does, "--law law.json --params 7e9 --tokens 1.4e12")
+    parser.add_argument("--law", metavar="FILE_OR_NAME", required=True, help="a file of lrlab fit, or a published law")
+    parser.add_argument("--params", metavar="N", type=_number, help="parameters, counted as the law counts them")
+    parser.add_argument("--tokens", metavar="D", type=_number, help="tokens that the run sees")
+    parser.add_argument("--batch", metavar="B", type=_number, help="tokens per update, where it is given")
+    others = parser.add_argument_group("what some published laws ask for")
+    for name, unit in _OTHERS.items():
+        others.add_argument("--" + name.replace("_", "-"), metavar="X", type=_number, help=unit)
+    parser.add_argument("--format", metavar="FORMAT", help="code that sets optimizer and schedule: optax, torch or hf")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from analysis.prediction import predict
+
+    require(not (options.json and options.format), f"--json and --format {options.format}: choose one")
+    names = ("params", "tokens", "batch", *_OTHERS)
+    found = predict(options.law, **{name: getattr(options, name) for name in names})
+    if options.format:
+        from sweeps.training_code import code
+
+        print(code(found, options.format), end="")
+    elif options.json:
+        print(json.dumps(summary(found), indent=1, allow_nan=False))
+    else:
+        print(text(found))
+    return 0
+
+
+def summary(found: "Prediction") -> dict[str, Any]:
+    """A prediction as plain data; null where the law does not say."""
+    return dict(vars(found)) | {"warnings": list(found.warnings)}
+
+
+def text(found: "Prediction") -> str:
+    """A prediction in lines."""
+    at = ", ".join(f"{name} {value:.6g}" for name, value in found.inputs.items())
+    lines = [f"{found.law} at {at}"]
+    if found.lr is not None:
+        lines.append(f"learning rate  {found.lr:.4g}{_limits(found.lr_low, found.lr_high)}")
+    if found.batch_tokens is not None:
+        given = " (given)" if "batch" in found.inputs else ""
+        limits = given or _limits(found.batch_low, found.batch_high)
+        lines.append(f"batch          {found.batch_tokens:.6g} tokens per update{limits}")
+    if found.loss is not None:
+        lines.append(f"loss           {found.loss:.4f} nats per token{_limits(found.loss_low, found.loss_high)}")
+    if found.regret is not None:
+        lines.append(f"regret         {found.regret:.3%} of the loss is to be expected above the best setting")
+    if found.diverge is not None:
+        lines.append(f"divergence     {found.diverge:.1%} probable at this rate")
+    lines += [f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > 1]
+    if found.recipe:
+        lines.append("the runs behind the law: " + "; ".join(f"{name} {value}" for name, value in found.recipe.items()))
+    if found.conditions:
+        told = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.conditions.items())
+        lines.append(f"what the law means: {told}")
+    return "\n".join([*lines, *(f"warning: {line}" for line in found.warnings)])
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    """The prediction interval; open where the runs do not bound it."""
+    if low is None and high is None:
+        return ""
+    first = "-" if low is None else f"{low:.4g}"
+    last = "-" if high is None else f"{high:.4g}"
+    return f"  (95 % prediction interval {first} .. {last})"
+
+
+def _number(text: str) -> float:
+    """A number as people write it: 7e9, 7000000000, 1_000."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number: write it as in 7e9") from None
