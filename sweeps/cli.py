@@ -30,11 +30,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
-    commands = (
-        *("sweep", "plan", "report", "horizon", "compare", "status", "export"),
-        *("parametrization", "coord-check", "schedule", "doctor"),
-    )
+    parser, commands = _parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
@@ -54,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
+    """The parser and the names of its commands."""
     parser = _Parser(prog="lrlab", description="Which learning rate, batch size and schedule for a large run?")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     _sweep_parser(commands)
@@ -82,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     schedule_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
-    return parser
+    return parser, tuple(commands.choices)
 
 
 def _sweep_parser(commands: Any) -> None:
