@@ -7,8 +7,8 @@ A cell is the runs of one (N, D), with one batch or several.  The regret of a ra
 * quadratic: a parabola or quadratic surface through the runs within a window of the minimum, against its vertex.
 
 None of them looks beyond the grid unless told to: linear and quadratic give nothing outside the hull of the runs, and
-nearest says how far the run is.  On a regular grid the two diagonals of a square are equally good triangles, and which one is taken
-depends on rounding; the difference is within the noise.
+nearest says how far the run is.  On a regular grid the two diagonals of a square are equally good triangles, and
+which one is taken depends on rounding; the difference is within the noise.
 
 Suffixes of arrays: P points (replicates averaged), K coefficients.
 """
