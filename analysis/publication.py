@@ -174,7 +174,7 @@ class Publication:
         """Batch in tokens per update; inputs and errors as `lr`."""
         return self.value("batch", **inputs)
 
-    def value(self, quantity: str, **inputs: float | None) -> float:
+    def value(self, quantity: str, /, **inputs: float | None) -> float:
         """Any of the law's quantities (`formulas`); inputs and errors as `lr`."""
         given, _ = completed(_checked(inputs), self._needs(quantity))
         lacking = [name for name in self._needs(quantity) if name not in given]
@@ -190,7 +190,7 @@ class Publication:
             )
         return float(formula.value(given))
 
-    def missing(self, quantity: str, **inputs: float | None) -> tuple[str, ...]:
+    def missing(self, quantity: str, /, **inputs: float | None) -> tuple[str, ...]:
         """Names of inputs that the quantity needs and that are not given."""
         given, _ = completed(_checked(inputs), self._needs(quantity))
         return tuple(name for name in self._needs(quantity) if name not in given)
@@ -203,7 +203,7 @@ class Publication:
         found = [Beyond(name, given[name], *ends) for name, ends in self.ranges.items() if name in given]
         return tuple(sorted((one for one in found if one.factor > 1), key=lambda one: -one.factor))
 
-    def warnings(self, quantity: str = "lr", **inputs: float | None) -> tuple[str, ...]:
+    def warnings(self, quantity: str = "lr", /, **inputs: float | None) -> tuple[str, ...]:
         """Lines to print beside an answer: inputs that stand in for others, limits near, extrapolation beyond `FAR`."""
         given, lines = completed(_checked(inputs), self._needs(quantity))
         if formula := self.formulas.get(quantity):

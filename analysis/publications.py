@@ -162,6 +162,7 @@ _PORIAN = Publication(
         ),
     },
     conditions=Conditions(
+        params="kind not confirmed",
         tokens="about 20 N throughout, so the law has N only",
         batch="sequences of 2048",
         batch_rule="batch at its own optimum",
@@ -170,7 +171,11 @@ _PORIAN = Publication(
         final_lr="the peak",
         beta2="tuned, 0.95 to 0.999",
     ),
-    remarks=("rates for runs without decay: under annealing schedules they are far too high (2 octaves on one set)",),
+    ranges={"params": (5e6, 9.01e8)},
+    remarks=(
+        "rates for runs without decay: under annealing schedules they are far too high (2 octaves on one set)",
+        "the range of N is second-hand",
+    ),
 )
 _PORIAN_TABLE = replace(
     _PORIAN,

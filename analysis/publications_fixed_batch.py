@@ -145,7 +145,11 @@ _SCION = Publication(
             "arXiv 2510.03871",
         ),
     },
-    conditions=Conditions(batch_rule="both: D^-0.56 at a fixed batch, D^-0.28 along the best one", optimizer="Scion"),
+    conditions=Conditions(
+        params="does not enter",
+        batch_rule="both: D^-0.56 at a fixed batch, D^-0.28 along the best one",
+        optimizer="Scion",
+    ),
 )
 _MARIN = Publication(
     name="marin_muonh",
