@@ -16,6 +16,7 @@ Suffixes of arrays: P points (replicates averaged), K coefficients.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -77,6 +78,14 @@ class MeasuredCell:
     def places(self) -> np.ndarray:
         """Coordinates of the points, [P, 1] or [P, 2]."""
         return np.stack([self.x_P] if self.z_P is None else [self.x_P, self.z_P], axis=1)
+
+    @cached_property
+    def triangles(self) -> Delaunay | None:
+        """Delaunay triangles of the places; None for a curve, for fewer than three points, and for points on a line."""
+        try:
+            return None if self.z_P is None else Delaunay(self.places)
+        except QhullError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def linear(cell: MeasuredCell, place: np.ndarray) -> Reading:
         order = np.argsort(cell.x_P)
         loss = float(np.interp(place[0], cell.x_P[order], cell.loss_P[order]))
     else:
-        loss = float(LinearNDInterpolator(cell.places, cell.loss_P)(place)[0])
+        loss = float(LinearNDInterpolator(cell.triangles, cell.loss_P)(place)[0])
     if math.isnan(loss):
         return Reading("linear", None, None, cell.minimum, "next to a diverged run")
     return Reading("linear", loss / cell.minimum - 1, loss, cell.minimum)
@@ -251,10 +260,7 @@ def _inside(cell: MeasuredCell, place: np.ndarray) -> bool:
     """Whether a place lies in the hull of the cell's points."""
     if cell.z_P is None:
         return bool(cell.x_P.min() - _CLOSE <= place[0] <= cell.x_P.max() + _CLOSE)
-    try:
-        return bool(Delaunay(cell.places).find_simplex(place, tol=_CLOSE)[()] >= 0)
-    except QhullError:  # fewer than three points, or all on a line
-        return False
+    return cell.triangles is not None and bool(cell.triangles.find_simplex(place, tol=_CLOSE)[()] >= 0)
 
 
 def _nodes(values: pd.Series, name: str) -> np.ndarray:
