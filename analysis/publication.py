@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lab.check import nearest, require
+from lab.check import InputError, nearest, require
 
 # verified: checked against the authors' numbers or public data; printed: read in the cited paper or code; second-hand:
 # quoted by somebody else; inferred: a unit or a constant is our reading; unresolved: constants not obtained.
@@ -283,7 +283,8 @@ def published(name: str) -> Publication:
     """
     known = {word: law for law in publications() for word in (law.name, *law.aliases)}
     word = str(name).lower().replace("-", "_").replace(" ", "_")
-    require(word in known, f"{name} is not a published law{nearest(word, known)}; lrlab laws lists them")
+    if word not in known:
+        raise InputError(f"{name} is not a published law{nearest(word, known)}; lrlab laws lists them")
     return known[word]
 
 
@@ -298,7 +299,8 @@ def _checked(inputs: Mapping[str, float | None]) -> dict[str, float]:
     """The inputs that are given; above 0 and finite, known by name."""
     found: dict[str, float] = {}
     for name, value in inputs.items():
-        require(name in INPUTS, f"{name} is not an input of a published law{nearest(name, INPUTS)}")
+        if name not in INPUTS:  # the nearest word takes a while to find
+            raise InputError(f"{name} is not an input of a published law{nearest(name, INPUTS)}")
         if value is None:
             continue
         try:

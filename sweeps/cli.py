@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.check import InputError, nearest, require
-from sweeps import compare_parser, horizon_parser, schedule_parser, settings
+from sweeps import compare_parser, horizon_parser, laws_parser, schedule_parser, settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     commands = (
         *("sweep", "plan", "report", "horizon", "compare", "status", "export"),
-        *("parametrization", "coord-check", "schedule", "doctor"),
+        *("parametrization", "coord-check", "schedule", "laws", "doctor"),
     )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _parametrization_parser(commands)
     _coordinates_parser(commands)
     schedule_parser.add(commands, _command)
+    laws_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser
