@@ -28,7 +28,7 @@ from analysis.measured_regret import (
     measured,
     readings,
 )
-from analysis.publication import Publication, publications
+from analysis.publication import Publication, publications, published
 from lab.check import require
 
 NEAREST, CONSTANT = "nearest smaller cell", "smallest cell"
@@ -47,6 +47,11 @@ class Trial:
     offset: float | None  # octaves from the best run's rate
     readings: tuple[Reading, ...]
     note: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves a measured rate, and so knows the runs."""
+        return self.law in (NEAREST, CONSTANT) or "base_lr" in published(self.law).formulas["lr"].needs
 
     def regret(self, protocol: Protocol) -> float | None:
         """The regret by one protocol, a ratio."""
@@ -96,11 +101,16 @@ def trial(frame: pd.DataFrame, laws: Sequence[Publication] | None = None, window
     """Put laws to the test on runs with `params`, `tokens`, `lr`, `loss` and, where known, `batch`, `status`, a shape.
 
     Raises:
-        InputError: a column is missing, or no cell has a finite loss.
+        InputError: a column is missing, the runs are of several variants, or no cell has a finite loss.
     """
     for name in ("params", "tokens", "lr", "loss"):
         known = name in frame and bool(frame[name].notna().any())
         require(known, f"the runs have no {name}: name its column, as in --columns {name}=COLUMN")
+    variants = [] if "variant" not in frame else sorted(map(str, frame["variant"].dropna().unique()))
+    require(
+        len(variants) < 2,
+        f"the runs are of {len(variants)} variants ({'; '.join(variants[:3])}): choose one, as in --where NAME=VALUE",
+    )
     cells, groups = {}, {}
     for place, rows in frame.groupby(["params", "tokens"]):
         key = (float(np.array(place)[0]), float(np.array(place)[1]))
@@ -114,7 +124,7 @@ def trial(frame: pd.DataFrame, laws: Sequence[Publication] | None = None, window
             found += own
         else:
             skipped.append(own[0].note)
-    for place in cells:
+    for place in cells if len(cells) > 1 else ():
         found += [_baseline(NEAREST, place, cells, window), _baseline(CONSTANT, place, cells, window)]
     return Outcome(tuple(found), cells, _discriminations(found, cells), tuple(skipped))
 
@@ -132,7 +142,8 @@ def _law(
         inputs |= {"base_lr": lr, "base_params": base[0], "base_tokens": base[1], "base_batch": batch}
     needs = law.formulas["lr"].needs if "lr" in law.formulas else ()
     if "base_lr" in needs and base is None and "lr" in law.formulas:
-        return Trial(law.name, place, None, None, None, (), f"law {law.name} needs a shorter horizon of the same size")
+        why = f"law {law.name} needs a shorter horizon of the same size"
+        return Trial(law.name, place, None, None, None, (), why)
     given = "batch" in needs and "batch" not in law.formulas
     found = answer(law, inputs | ({"batch": best_batch} if given else {}))
     if found.lr is None:

@@ -39,6 +39,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     test.add_argument("data", metavar="DATA", help="a sweep's folder, a CSV or a Parquet file of runs")
     test.add_argument("--columns", metavar="NAME=COLUMN,...", help=f"columns of DATA that are {', '.join(_COLUMNS)}")
     test.add_argument("--batch-unit", metavar="UNIT", help="tokens, or sequences:LENGTH as in sequences:2048")
+    test.add_argument("--where", metavar="NAME=VALUE", action="append", help="only runs of which this holds")
     test.add_argument("--law", metavar="NAME", action="append", help="this law only; give it again for more")
     test.add_argument(
         "--window", metavar="PERCENT", default="1%", help="runs of the local quadratic, above the minimum (default 1%%)"
@@ -163,7 +164,12 @@ def _side_by_side(found: Sequence["Answer"]) -> None:
 def _test(options: argparse.Namespace) -> int:
     from analysis.source import load
 
-    runs = load(options.data, columns=parse_columns(options.columns), batch_unit=options.batch_unit)
+    runs = load(
+        options.data,
+        columns=parse_columns(options.columns),
+        batch_unit=options.batch_unit,
+        where=parse_where(options.where),
+    )
     if not options.json:
         for note in runs.notes:
             print(note)
@@ -199,18 +205,28 @@ def _costs(found: "Outcome", *, by_cell: bool) -> None:
     terminal = console()
     rows = []
     for row in found.means().to_dict("records"):
-        cells = [f"{row[protocol]:.3f} ({row[f'{protocol}_cells']})" for protocol in ("nearest", "linear", "quadratic")]
-        rows.append([row["law"], str(row["cells"]), *cells, f"{row['nearest_max']:.3f}", f"{row['offset']:+.2f}"])
+        means = [
+            f"{row[name]:.3f} ({row[f'{name}_cells']})" if row[f"{name}_cells"] else "-"
+            for name in ("nearest", "linear", "quadratic")
+        ]
+        worst = f"{row['nearest_max']:.3f}" if row["nearest_cells"] else "-"
+        rows.append([row["law"], str(row["cells"]), *means, worst, f"{row['offset']:+.2f}"])
     header = ["law", "cells", "nearest run", "linear", "quadratic", "worst, nearest", "rate, octaves"]
-    terminal.print(table(header, [[word.replace("nan (0)", "-") for word in row] for row in rows]))
+    terminal.print(table(header, rows))
     print(
         "\nmean regret in per cent of the cell's minimum (cells in whose grid the setting lies); octaves: rate against"
     )
     print("the best run's. Means over different cells do not compare: a law outside many grids is worse than its mean.")
-    open_cells = sum(not one.can for one in found.discriminations.values())
-    judged = len(found.discriminations)
+    movers = dict.fromkeys(trial.law for trial in found.trials if trial.moves)
+    if movers:
+        _wrapped(f"these move rates that were measured here, so they know more than the others: {', '.join(movers)}")
+    judged = found.discriminations.values()
     if judged:
-        print(f"{open_cells} of {judged} cells cannot discriminate laws: their regrets differ by less than noise")
+        blind, tied = sum(not one.can for one in judged), sum(len(one.best) > 1 for one in judged)
+        _wrapped(
+            f"{blind} of {len(judged)} cells cannot discriminate laws: their regrets differ by less than noise; "
+            f"in {tied} several laws are as good as the best"
+        )
     if by_cell:
         _cells(found)
     for line in found.skipped:
@@ -255,6 +271,24 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
         require(name in (*_COLUMNS, "flops"), f"--columns: {name} is not a quantity{nearest(name, _COLUMNS)}")
         found[name] = column
     return found
+
+
+def parse_where(texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """`NAME=VALUE` as a mapping; values that are numbers become numbers.
+
+    Raises:
+        InputError: a part without =, or a name given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = (word.strip() for word in text.partition("="))
+        require(bool(equals and name and value), f"--where {text}: write it as in --where optimizer=adamw")
+        require(name not in found, f"--where names {name} twice: give it once")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = value
+    return found or None
 
 
 def parse_window(text: str) -> float:

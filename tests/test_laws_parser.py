@@ -223,6 +223,7 @@ def test_runs_of_one_batch_are_curves() -> None:
     ("frame", "line"),
     [
         (runs().drop(columns="params"), "the runs have no params"),
+        (runs().assign(variant=["a", "b"] * 130), "the runs are of 2 variants \\(a; b\\): choose one"),
         (runs().assign(loss=math.nan), "the runs have no loss"),
         (runs().assign(loss=math.inf), "no cell has a run with a finite loss"),
     ],
@@ -250,19 +251,21 @@ def test_the_report_of_a_trial(capsys: pytest.CaptureFixture[str]) -> None:
 def test_laws_are_tried_on_a_file_of_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: dict[str, Any] = {}
 
-    def load(source: str, *, columns: Any = None, batch_unit: Any = None) -> Any:
-        given.update(source=source, columns=columns, batch_unit=batch_unit)
+    def load(source: str, *, columns: Any = None, batch_unit: Any = None, where: Any = None) -> Any:
+        given.update(source=source, columns=columns, batch_unit=batch_unit, where=where)
         return types.SimpleNamespace(frame=runs(), notes=("lr is taken from the column 'eta'",))
 
     source = types.ModuleType("analysis.source")
     source.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "analysis.source", source)
     words = "laws test runs.csv --columns lr=eta,batch=bsz --batch-unit sequences:2048 --law step --window 2%"
+    words += " --where seed=1 --where optimizer=adamw"
     assert main(words.split()) == 0
     assert given == {
         "source": "runs.csv",
         "columns": {"lr": "eta", "batch": "bsz"},
         "batch_unit": "sequences:2048",
+        "where": {"seed": 1.0, "optimizer": "adamw"},
     }
     assert capsys.readouterr().out.startswith("lr is taken from the column 'eta'")
 
@@ -278,6 +281,21 @@ def test_laws_are_tried_on_a_file_of_runs(monkeypatch: pytest.MonkeyPatch, capsy
 def test_wrong_columns_are_refused(text: str, line: str) -> None:
     with pytest.raises(InputError, match=line):
         laws_parser.parse_columns(text)
+
+
+@pytest.mark.parametrize("texts", [["seed"], ["=1"], ["a=1", "a=2"]])
+def test_wrong_choices_of_runs_are_refused(texts: list[str]) -> None:
+    with pytest.raises(InputError, match="--where"):
+        laws_parser.parse_where(texts)
+
+
+def test_one_cell_has_no_baselines(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = runs()
+    one = frame[(frame["params"] == 1e8) & (frame["tokens"] == 4e9)]
+    assert laws_parser.report(one, options(cells=True)) == 0
+    found = capsys.readouterr().out
+    assert NEAREST not in found and "nan" not in found
+    assert "law bjorck needs a shorter horizon of the same size" in found
 
 
 def test_windows() -> None:
