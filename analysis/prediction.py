@@ -135,6 +135,10 @@ def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
     if law.batch is not None:
         best, batch_sd = law.batch.predict(given), law.batch.log_moments(given)[1]
         found |= _limits("batch", best) | {"batch_tokens": best.value}
+    if batch is None and law.batch is None:
+        found["batch_tokens"] = law.fixed.get("batch")  # what all runs had
+    elif law.batch is None:
+        found["batch_tokens"] = batch
     if law.lr is not None:
         lr, lr_sd = law.lr.predict(given), law.lr.log_moments(given)[1]
         away = 0.0

@@ -10,8 +10,8 @@ becomes
     V' = V - V x x' V / (s^2 + x' V x),
 
 and the predictive variance at the target t, t' V t + between^2 + within^2, shrinks to the same with V'.  The gain is
-the share by which the standard deviation falls; candidates are ordered by gain per FLOP (one step of optimal design,
-Fedorov 1972, chapter 2).
+the share by which the standard deviation falls; cells are taken one after another by gain per FLOP (sequential optimal
+design, Fedorov 1972, chapter 4).
 """
 
 import math
@@ -72,39 +72,57 @@ def repairs(cells: Sequence[Cell]) -> list[Suggestion]:
     return found
 
 
-def gains(law: PowerLaw, places: Sequence[Place], target: Mapping[str, float], error: float) -> list[float]:
-    """The gain of each place; `error` is the variance of ln lr* that a cell's own noise has.
+def chosen(
+    law: PowerLaw,
+    places: Sequence[Place],
+    target: Mapping[str, float],
+    *,
+    count: int,
+    error: float,
+    grid: Sequence[float],
+) -> list[Suggestion]:
+    """Up to `count` new cells, one after another, each the best per FLOP given those before it.
 
-    Places beyond the data that bound no prediction have a gain of 0.
+    Args:
+        error: variance of ln lr* that a cell's own noise has.
+        grid: the rates to run, as ratios to the law's rate in the cell.
+
+    A law whose runs bound no prediction has no gains: the cheapest new sizes come first.
     """
     if not law.nodes:
-        return [0.0] * len(places)
+        cheapest = sorted(places, key=lambda place: (not place.new_size, place.flops))
+        return [_suggested(law, place, None, grid) for place in cheapest[:count]]
     weight_K = np.array([node.weight for node in law.nodes])
     covariance_PP = np.einsum("k,kpq->pq", weight_K, np.array([node.covariance for node in law.nodes]))
-    goal_P = _row(law, target)
+    goal_P, left, found = _row(law, target), list(places), []
     rest = law.between**2 + law.within**2
-    before = float(goal_P @ covariance_PP @ goal_P) + rest
-    found = []
-    for place in places:
-        x_P = _row(law, place.at)
-        noise = error + law.within**2 + (law.between**2 if place.new_size else 0.0)
-        moved_P = covariance_PP @ x_P
-        after = before - float(moved_P @ goal_P) ** 2 / (noise + float(x_P @ moved_P))
-        found.append(1 - math.sqrt(max(after, 0.0) / before) if before > 0 else 0.0)
+    while left and len(found) < count:
+        before = float(goal_P @ covariance_PP @ goal_P) + rest
+        gains = []
+        for place in left:
+            moved_P, variance = _observed(law, covariance_PP, place, error)
+            after = before - float(moved_P @ goal_P) ** 2 / variance
+            gains.append(1 - math.sqrt(max(after, 0.0) / before) if before > 0 else 0.0)
+        best = max(range(len(left)), key=lambda number: gains[number] / left[number].flops)
+        moved_P, variance = _observed(law, covariance_PP, left[best], error)
+        covariance_PP = covariance_PP - np.outer(moved_P, moved_P) / variance
+        found.append(_suggested(law, left.pop(best), gains[best], grid))
     return found
 
 
-def ranked(
-    law: PowerLaw, places: Sequence[Place], target: Mapping[str, float], error: float, grid: Sequence[float]
-) -> list[Suggestion]:
-    """New cells by gain per FLOP, the best first; `grid` are the rates to run as ratios to the law's rate there."""
-    found = []
-    for place, gain in zip(places, gains(law, places, target, error), strict=True):
-        middle = law.predict(place.at).value
-        rates = tuple(middle * ratio for ratio in grid)
-        reason = f"narrows the prediction at the target by {gain:.1%} for {place.flops:.3g} FLOPs"
-        found.append(Suggestion(place.values, rates, reason, gain, place.flops))
-    return sorted(found, key=lambda one: -(one.gain or 0.0) / (one.flops or math.inf))
+def _observed(law: PowerLaw, covariance_PP: np.ndarray, place: Place, error: float) -> tuple[np.ndarray, float]:
+    """(V x, s^2 + x' V x) of a cell that would be run."""
+    x_P = _row(law, place.at)
+    noise = error + law.within**2 + (law.between**2 if place.new_size else 0.0)
+    moved_P = covariance_PP @ x_P
+    return moved_P, noise + float(x_P @ moved_P)
+
+
+def _suggested(law: PowerLaw, place: Place, gain: float | None, grid: Sequence[float]) -> Suggestion:
+    middle = law.predict(place.at).value
+    told = "a size that the law lacks" if gain is None else f"narrows the prediction at the target by {gain:.1%}"
+    reason = f"{told}, for {place.flops:.3g} FLOPs"
+    return Suggestion(place.values, tuple(middle * ratio for ratio in grid), reason, gain, place.flops)
 
 
 def _row(law: PowerLaw, at: Mapping[str, float]) -> np.ndarray:

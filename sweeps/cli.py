@@ -13,6 +13,7 @@ from sweeps import (
     compare_parser,
     fit_parser,
     horizon_parser,
+    laws_parser,
     predict_parser,
     schedule_parser,
     settings,
@@ -77,6 +78,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     _parametrization_parser(commands)
     _coordinates_parser(commands)
     schedule_parser.add(commands, _command)
+    laws_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser, tuple(commands.choices)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lab.check import InputError, require
 
 if TYPE_CHECKING:
+    from analysis.power_law import PowerLaw
     from analysis.source import Runs
 
     from analysis.drift import Cell
-    from analysis.power_law import PowerLaw
     from analysis.results import Results
     from analysis.suggestion import Place, Suggestion
     from lab.config import RunConfig
@@ -54,21 +54,21 @@ def _suggest(options: argparse.Namespace) -> int:
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
     found = results.load(options.dir)
     cells, _ = read_cells(found)
-    chosen = repairs(cells)
+    suggested = repairs(cells)
     notes: list[str] = []
     if options.params is not None or options.tokens is not None:
         runs = load(options.dir, where=where_of(options.where))
         new, notes = _new_cells(options, found, cells, runs)
-        chosen += new[: options.cells]
+        suggested += new
     else:
         notes.append("no target: give --params and --tokens for the size or horizon that helps most")
     if options.json:
-        print(json.dumps({"suggestions": [dict(vars(one)) for one in chosen], "notes": notes}, indent=1))
+        print(json.dumps({"suggestions": [dict(vars(one)) for one in suggested], "notes": notes}, indent=1))
     else:
-        print(_text(chosen, notes))
+        print(_text(suggested, notes))
     if out is not None:
-        require(bool(chosen), f"no runs to suggest, so {out} is not written")
-        sweep = _sweep(options.dir, found, chosen)
+        require(bool(suggested), f"no runs to suggest, so {out} is not written")
+        sweep = _sweep(options.dir, found, suggested)
         from lab import store
         from sweeps import run_list
 
@@ -83,7 +83,7 @@ def _new_cells(
 ) -> "tuple[list[Suggestion], list[str]]":
     """Cells beyond the sweep by what they are worth to a law at the target, and what stands in the way of one."""
     from analysis import calculator
-    from analysis.suggestion import ranked
+    from analysis.suggestion import chosen
 
     try:
         fit = calculator.fit(runs, "lr", batch_rule="fixed", draws=0)
@@ -95,12 +95,12 @@ def _new_cells(
     missing = [f"{name} {value:.6g}" for name, value in fit.law.fixed.items() if _differs(options, name, value)]
     notes = [f"all runs have {one}: a sweep over it has to come first" for one in missing]
     if not law.nodes:
-        notes.append("the runs bound no prediction yet: new sizes come first, in the order of their cost")
+        notes.append("the runs bound no prediction yet: the cheapest new sizes come first")
     assert fit.optima is not None
     interior = fit.optima[fit.optima["quality"] == "interior"]
     error = float((interior["lr_sd"] ** 2).median()) if len(interior) else 0.0
     places = list(_places(options, found, cells, law))
-    return ranked(law, places, target, error, _RATIOS), notes
+    return chosen(law, places, target, count=options.cells, error=error, grid=_RATIOS), notes
 
 
 def _target(options: argparse.Namespace, law: "PowerLaw") -> dict[str, float]:
