@@ -97,6 +97,10 @@ def _optimum(
     over = BOTH if batch_rule == "best" else ("lr",)
     optima = find_optima(runs, over=over)
     rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
+    require(
+        bool((rows["censored"] == "").any()),
+        f"no cell of {runs.name} has its optimum inside the grid of rates: run lower or higher ones",
+    )
     known = [name for name in ("params", "tokens", "batch") if name in rows]
     fixed = {name: float(rows[name].iloc[0]) for name in known if rows[name].nunique() == 1}
     own = [name for name in known if name not in fixed]

@@ -220,7 +220,7 @@ def _beyond(law: Law, given: Mapping[str, float]) -> dict[str, float]:
             for name, times in part.extrapolation(given).items():
                 found[name] = max(found.get(name, 1.0), times)
     if law.loss is not None:
-        for name, ends in law.loss.ranges.items():
+        for name, ends in ((name, ends) for name, ends in law.loss.ranges.items() if name in given):
             found[name] = max(found.get(name, 1.0), given[name] / ends.high, ends.low / given[name])
     return found
 
