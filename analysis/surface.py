@@ -20,6 +20,7 @@ hold both numbers; variances for a law hold the second only, since what all cell
 leaves its exponents.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ PRIOR = 4.0
 SHARED_BIAS = np.array([0.25, 0.0])
 BIAS_SCATTER = np.array([0.13, 0.1])
 COEFFICIENTS = 6
-_DRAWS = 2000
+_DRAWS = 1000
 _Z = float(special.ndtri(0.975))
 
 
@@ -249,10 +250,11 @@ def _errors(
     draws_S2 = _drawn(fit.coefficients_K, covariance_KK)
     draws_S2 = draws_S2[inside(draws_S2 + fit.centre, hull)]
     accepted = len(draws_S2) / _DRAWS
-    # Rounding may leave none on a grid of hardly any extent; the widths are then those of a hundredth.
-    draws_S2 = draws_S2 if len(draws_S2) > 2 else np.stack([step, step, step])
     share = max(accepted, 0.01)
-    below_2, above_2 = np.abs(np.quantile(draws_S2, [0.025, 0.975], axis=0) - step) / share
+    if len(draws_S2) < 3:  # noise beyond all curvature: the optimum may be at any node
+        draws_S2 = np.stack([fit.nodes.x_P, fit.nodes.z_P], axis=1) - fit.centre
+    low_2, high_2 = np.quantile(draws_S2, [0.025, 0.975], axis=0)
+    below_2, above_2 = np.maximum(step - low_2, 0) / share, np.maximum(high_2 - step, 0) / share
     deviation_2 = np.sqrt(np.mean((draws_S2 - step) ** 2, axis=0)) / share
     correlation = np.eye(2)
     if (deviation_2 > 0).all():
@@ -266,14 +268,21 @@ def _errors(
 
 def _drawn(coefficients_K: np.ndarray, covariance_KK: np.ndarray) -> np.ndarray:
     """u* of each draw of the coefficients, from a fixed stream, of those whose H is positive definite."""
-    values, vectors = np.linalg.eigh(covariance_KK)
-    half_SK = np.random.default_rng(0).standard_normal((_DRAWS // 2, COEFFICIENTS))
-    normal_SK = np.concatenate([half_SK, -half_SK])
-    _, gx, gz, xx, xz, zz = coefficients_K[:, None] + (vectors * np.sqrt(np.maximum(values, 0))) @ normal_SK.T
+    # Cholesky's factor follows the coefficients smoothly; eigenvectors change sign with the last digit.
+    sd_K = np.sqrt(np.diag(covariance_KK))
+    factor_KK = np.linalg.cholesky(covariance_KK / np.outer(sd_K, sd_K) + 1e-12 * np.eye(COEFFICIENTS))
+    _, gx, gz, xx, xz, zz = coefficients_K[:, None] + sd_K[:, None] * (factor_KK @ _normal_KS())
     determinant = xx * zz - xz**2
     definite = (xx > 0) & (determinant > 0)
     gx, gz, xx, xz, zz, determinant = (part[definite] for part in (gx, gz, xx, xz, zz, determinant))
     return np.stack([(xz * gz - zz * gx) / determinant, (xz * gx - xx * gz) / determinant], axis=1)
+
+
+@functools.cache
+def _normal_KS() -> np.ndarray:
+    """Standard normal numbers, each with its negative."""
+    half_KS = np.random.default_rng(0).standard_normal((COEFFICIENTS, _DRAWS // 2))
+    return np.concatenate([half_KS, -half_KS], axis=1)
 
 
 def _exp(value: float) -> float:
