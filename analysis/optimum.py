@@ -31,10 +31,11 @@ Z95 = float(stats.norm.ppf(0.975))  # two-sided 95 %
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviation of the loss between seeds, and where it comes from."""
+    """Standard deviation of the loss between seeds, and where it comes from; not `measured`: assumed."""
 
     sd: float
     source: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,29 @@ class Optimum:
     window: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Points:
+    """A curve's points in the order of their rates: `curve`'s columns as arrays."""
+
+    lr_P: np.ndarray
+    loss_P: np.ndarray
+    seeds_P: np.ndarray
+    grids_P: np.ndarray
+    diverged_P: np.ndarray
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> "Points":
+        kinds = {"lr": float, "loss": float, "seeds": float, "grids": int, "diverged": bool}
+        return cls(*(table[name].to_numpy(kind) for name, kind in kinds.items()))
+
+    @property
+    def fitted(self) -> "Points":
+        """Those that have a loss and are not diverged."""
+        kept = ~self.diverged_P & ~np.isnan(self.loss_P)
+        parts = (self.lr_P, self.loss_P, self.seeds_P, self.grids_P, self.diverged_P)
+        return Points(*(part[kept] for part in parts))
+
+
 def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     """A cell's points: one row per learning rate with `lr`, `loss` (mean over seeds), `seeds`, `grids` and `diverged`.
 
@@ -77,23 +101,29 @@ def curve(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     if dithered(rows, axis):
         grids = rows[rows["status"] != "pending"].groupby(SEEDS).ngroups
         rows = levelled(rows, axis)[0]
-    grouped = rows[rows["status"] != "pending"].groupby(axis)
+    ended = rows[rows["status"] != "pending"]
+    grouped = ended.assign(_lost=ended["status"] == "diverged").groupby(axis)
     points = pd.DataFrame(
         {
             "lr": grouped[axis].first(),
             "loss": grouped["loss"].mean(),
             "seeds": grouped["loss"].count(),
             "grids": grids,
-            "diverged": grouped["status"].agg(lambda status: bool((status == "diverged").any())),
+            "diverged": grouped["_lost"].any(),
         }
     ).reset_index(drop=True)
     points = points.astype({"lr": float, "loss": float, "seeds": int, "grids": int, "diverged": bool})
     points.loc[points["diverged"], "loss"] = np.nan
     if points["loss"].notna().any():
         best = int(np.nanargmin(points["loss"].to_numpy(float)))
-        limit = points["loss"][best] + max(0.3, 0.1 * points["loss"][best])
+        limit = divergence_limit(points["loss"].to_numpy(float)[best])
         points["diverged"] |= (points.index > best) & (points["loss"] > limit)
     return points
+
+
+def divergence_limit(best: np.ndarray | float) -> np.ndarray:
+    """The loss above which a run at a higher rate than the best counts as diverged: best + max(0.3, 10 %)."""
+    return best + np.maximum(0.3, 0.1 * np.asarray(best))
 
 
 def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
@@ -124,31 +154,47 @@ def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
             paired = False
             freedom += int(np.isfinite(table).sum()) - rates
         squares += float(np.nansum(residuals**2))
+    return _named_noise(squares, freedom, paired)
+
+
+def replicate_noise(rows: pd.DataFrame, keys: Sequence[str], axis: str) -> Noise:
+    """`pooled_noise` of a table that does not name its seeds: runs of one curve (`keys`) and rate are replicates."""
+    done = rows[rows["status"] == "done"]
+    node = done.groupby([*keys, axis], dropna=False).ngroup().to_numpy()
+    curve_of = done.groupby([*keys], dropna=False).ngroup()
+    means = done["loss"].groupby(node).transform("mean")
+    near = (means <= 1.1 * means.groupby(curve_of).transform("min")).to_numpy()
+    squares = float(((done["loss"] - means)[near] ** 2).sum())
+    return _named_noise(squares, int(near.sum()) - len(np.unique(node[near])), paired=False)
+
+
+def _named_noise(squares: float, freedom: int, paired: bool) -> Noise:
     if freedom == 0:
-        return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates")
+        return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates", measured=False)
     sd = max(math.sqrt(squares / freedom), 1e-6)
     what = "seed SD (beyond each seed's mean)" if paired else "seed SD"
     return Noise(sd, f"{what} {sd:.4f} nat, pooled over {freedom} degrees of freedom")
 
 
-def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
+def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
     """The optimum of one curve (`curve`'s columns)."""
-    fitted = points[~points["diverged"] & points["loss"].notna()].reset_index(drop=True)
-    diverged = int(points["diverged"].sum())
-    if fitted.empty:
+    points = points if isinstance(points, Points) else Points.of(points)
+    fitted = points.fitted
+    diverged = int(points.diverged_P.sum())
+    if len(fitted.lr_P) == 0:
         return _without("too-few", points, fitted, diverged)
-    x, y = np.log(fitted["lr"].to_numpy(float)), fitted["loss"].to_numpy(float)
+    x, y = np.log(fitted.lr_P), fitted.loss_P
     best = int(y.argmin())
-    if len(fitted) < 3:
+    if len(x) < 3:
         return _without("too-few", points, fitted, diverged)
     if best == 0:
         return _without("edge-low", points, fitted, diverged)
-    if best == len(fitted) - 1:
-        beyond = points["lr"] > fitted["lr"].iloc[best]
+    if best == len(x) - 1:
+        beyond = points.lr_P > fitted.lr_P[best]
         return _without("too-few" if beyond.any() else "edge-high", points, fitted, diverged)
-    grids = int(fitted["grids"][best])
+    grids = int(fitted.grids_P[best])
     left, right = _window(y, best, noise.sd, grids)
-    x, y, seeds = x[left:right], y[left:right], fitted["seeds"].to_numpy(float)[left:right]
+    x, y, seeds = x[left:right], y[left:right], fitted.seeds_P[left:right]
     centre = x.mean()
     design = np.stack([np.ones_like(x), x - centre, 0.5 * (x - centre) ** 2], axis=1)
     weights = np.sqrt(seeds)
@@ -176,15 +222,15 @@ def find_optimum(points: pd.DataFrame, noise: Noise) -> Optimum:
         quality="interior",
         curvature=float(k),
         asymmetry=_cubic(x - centre, y) if len(x) >= 5 else None,
-        best_lr=float(fitted["lr"][best]),
-        stable=float(fitted["lr"].iloc[-1]),
-        seeds=int(fitted["seeds"][best]) * grids,
+        best_lr=float(fitted.lr_P[best]),
+        stable=float(fitted.lr_P[-1]),
+        seeds=int(fitted.seeds_P[best]) * grids,
         points=len(x),
         diverged=diverged,
         next_rates=_between(float(np.exp(vertex + centre)), float(np.exp(x[1] - x[0]))),
         noise_sd=noise_sd / math.log(2),
         floor_sd=floor_sd / math.log(2),
-        window=(float(fitted["lr"][left]), float(fitted["lr"][right - 1])),
+        window=(float(fitted.lr_P[left]), float(fitted.lr_P[right - 1])),
     )
 
 
@@ -242,15 +288,15 @@ def _between(lr: float, ratio: float) -> tuple[float, ...]:
     return (lr / math.sqrt(ratio), lr * math.sqrt(ratio))
 
 
-def _without(quality: Quality, points: pd.DataFrame, fitted: pd.DataFrame, diverged: int) -> Optimum:
+def _without(quality: Quality, points: Points, fitted: Points, diverged: int) -> Optimum:
     """An optimum that the data do not give, with the best rate seen and the rates to try next."""
-    if fitted.empty:
-        lowest = float(points["lr"].min()) if len(points) else None
+    if len(fitted.lr_P) == 0:
+        lowest = float(points.lr_P.min()) if len(points.lr_P) else None
         tries = (lowest / 4, lowest / 2) if lowest else ()
         return Optimum(None, None, None, None, quality, None, None, None, None, 0, 0, diverged, tries)
-    best = int(fitted["loss"].to_numpy(float).argmin())
-    lr = float(fitted["lr"][best])
-    ratio = float(points["lr"].iloc[1] / points["lr"].iloc[0]) if len(points) > 1 else 2.0
+    best = int(fitted.loss_P.argmin())
+    lr = float(fitted.lr_P[best])
+    ratio = float(points.lr_P[1] / points.lr_P[0]) if len(points.lr_P) > 1 else 2.0
     tries = {
         "edge-low": (lr / ratio**2, lr / ratio),
         "edge-high": (lr * ratio, lr * ratio**2),
@@ -262,14 +308,14 @@ def _without(quality: Quality, points: pd.DataFrame, fitted: pd.DataFrame, diver
         lr=None,
         low=None,
         high=None,
-        loss=float(fitted["loss"][best]),
+        loss=float(fitted.loss_P[best]),
         quality=quality,
         curvature=None,
         asymmetry=None,
         best_lr=lr,
-        stable=float(fitted["lr"].iloc[-1]),
-        seeds=int(fitted["seeds"][best] * fitted["grids"][best]),
-        points=len(fitted),
+        stable=float(fitted.lr_P[-1]),
+        seeds=int(fitted.seeds_P[best] * fitted.grids_P[best]),
+        points=len(fitted.lr_P),
         diverged=diverged,
         next_rates=tries,
     )

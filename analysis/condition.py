@@ -1,0 +1,96 @@
+"""What the runs of a sweep hold fixed, as a law has to say of itself, and which of its axes make other laws."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+# The condition's name: the configuration's field.
+_FIELDS = {
+    "schedule": "schedule.kind",
+    "decay shape": "schedule.decay_shape",
+    "final rate / peak": "schedule.floor",
+    "optimizer": "optimizer.kind",
+    "weight decay": "optimizer.weight_decay",
+    "weight decay kind": "optimizer.decay",
+    "beta1": "optimizer.beta1",
+    "beta2": "optimizer.beta2",
+    "clip": "optimizer.clip",
+    "parametrization": "parametrization.name",
+    "base width": "parametrization.base_width",
+    "sequence length": "data.length",
+    "dtype": "dtype",
+    "corpus": "data.fingerprint",
+}
+# Columns of other people's tables that say what a run held fixed, spelt without case and punctuation.
+_TABLE_FIELDS = {
+    "schedule": "schedule",
+    "lrschedule": "schedule",
+    "warmup": "warm-up",
+    "warmupsteps": "warm-up",
+    "weightdecay": "weight decay",
+    "wd": "weight decay",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "optimizer": "optimizer",
+    "parametrization": "parametrization",
+    "seqlen": "sequence length",
+    "sequencelength": "sequence length",
+}
+_NOT_VARIANTS = ("optimizer.lr", "seed", "seed_init", "seed_data")
+
+
+def of_sweep(frame: pd.DataFrame) -> dict[str, Any]:
+    """The conditions that all rows of a sweep's frame (`analysis.results`) share; lengths as they are held fixed.
+
+    A warm-up or decay that is the same number of updates, of tokens, or the same fraction of every run is told so; one
+    that is none of these is no condition.
+    """
+    found: dict[str, Any] = {"params": "N non-embedding", "loss": "validation loss, nats per token"}
+    for name, field in _FIELDS.items():
+        values = frame[field].drop_duplicates()
+        if len(values) == 1:
+            found[name] = _plain(values.iloc[0])
+    per_step = frame["data.sequences"] * frame["data.length"]
+    for name in ("warm-up", "decay"):
+        steps = frame[f"schedule.{name.replace('-', '')}_steps"].astype(float)
+        ways = {
+            "of the run": (steps / frame["schedule.steps"]).round(3),
+            "updates": steps,
+            "tokens": steps * per_step,
+        }
+        for unit, values in ways.items():
+            if steps.notna().all() and values.nunique() == 1:
+                found[name] = f"{values.iloc[0]:g} {unit}"
+                break
+    return found
+
+
+def of_table(table: pd.DataFrame) -> dict[str, Any]:
+    """The conditions that a table's columns state by their names, where one value holds in all rows."""
+    found: dict[str, Any] = {}
+    for column in table:
+        name = _TABLE_FIELDS.get("".join(letter for letter in str(column).lower() if letter.isalnum()))
+        if name and name not in found and table[column].notna().all() and table[column].nunique() == 1:
+            found[name] = _plain(table[column].iloc[0])
+    return found
+
+
+def variant_axes(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """Axes of a sweep that take several values at one size, token count and batch: each value has a law of its own."""
+    places = frame.groupby(["params", "tokens", "batch"], dropna=False)
+    return [axis for axis in axes if axis not in _NOT_VARIANTS and bool((places[axis].nunique(dropna=False) > 1).any())]
+
+
+def variants(frame: pd.DataFrame, axes: Sequence[str], labels: Mapping[str, str]) -> pd.Series:
+    """One text per row, as in `parametrization mup, weight_decay 0.1`."""
+    parts = [labels[axis] + " " + frame[axis].astype(str) for axis in axes]
+    text = parts[0]
+    for part in parts[1:]:
+        text = text + ", " + part
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return value.item() if hasattr(value, "item") else value

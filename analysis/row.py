@@ -1,0 +1,144 @@
+"""Which rows of a table can be used: numbers, units that agree, duplicates, rates stored in several roundings.
+
+A loss that is not finite is a diverged run and stays.  A row without a rate, a size or a token count can be placed
+nowhere and is left out, with a note.  What cannot be true (a negative loss, a batch larger than its run) is refused
+with the rows' names, because it is a mistake in the table that the other rows may share.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lab.check import InputError, require
+
+SNAP = 0.005  # rates this close are one node that was stored with different rounding
+# Tokens per parameter beyond which two columns cannot be in the same unit.
+LEAST_RATIO, MOST_RATIO = 1e-3, 1e6
+LEAST_COUNT = 1000  # parameters and tokens below this are counted in thousands, millions or billions
+# Nobody trains with this many sequences in every batch, and hardly anybody with fewer tokens.
+SEQUENCES_BELOW = 1 << 15
+
+
+class Names:
+    """How messages call a table's rows: lines of a file, or labels of a frame."""
+
+    def __init__(self, labels: Sequence[object] | pd.Index, word: str) -> None:
+        self.labels, self.word = labels, word
+
+    def some(self, chosen: np.ndarray, most: int = 3) -> str:
+        """'line 4', or 'lines 4, 9, 12 and 7 more'."""
+        places = np.flatnonzero(chosen)
+        more = f" and {len(places) - most} more" if len(places) > most else ""
+        listed = ", ".join(str(self.labels[place]) for place in places[:most])
+        return f"{self.word}{'s' if len(places) > 1 else ''} {listed}{more}"
+
+
+def numbers(column: pd.Series, name: str, names: Names, source: str) -> np.ndarray:
+    """The column as float64; empty cells and 'nan' are nan.
+
+    Raises:
+        InputError: a text that is not a number; row and value are named.
+    """
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    blank = column.isna().to_numpy() | column.astype(str).str.strip().str.lower().isin(["", "nan", "none"]).to_numpy()
+    wrong = np.isnan(found) & ~blank
+    if wrong.any():
+        value = column.iloc[int(np.flatnonzero(wrong)[0])]
+        raise InputError(
+            f"{source}, {names.some(wrong, most=1)}: {name}={value!r} is not a number: correct it, or empty the cell"
+        )
+    return found
+
+
+def check_values(frame: pd.DataFrame, names: Names, source: str) -> None:
+    """Refuse values that cannot be: rates, sizes and batches that are not positive finite numbers, negative losses.
+
+    Raises:
+        InputError: the rows and the first value.
+    """
+    for name in ("lr", "batch", "params", "tokens", "loss"):
+        if name not in frame:
+            continue
+        values = frame[name].to_numpy(float)
+        wrong = np.isfinite(values) & (values <= 0)
+        if name != "loss":
+            wrong |= np.isinf(values)
+        if wrong.any():
+            value = values[int(np.flatnonzero(wrong)[0])]
+            what = "losses are nats per token, above 0" if name == "loss" else f"{name} is a number above 0"
+            raise InputError(f"{source}, {names.some(wrong)}: {name}={value:g}, but {what}: correct or drop the rows")
+
+
+def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
+    """Refuse counts that are in other units than the rest, or than they should be.
+
+    Raises:
+        InputError: the rows, with the values of the first.
+    """
+    raw = "give raw counts, never thousands, millions or billions"
+    for name in ("params", "tokens"):
+        if name in frame:
+            few = frame[name].to_numpy(float) < LEAST_COUNT
+            _refuse(few, frame, (name,), f"is less than {LEAST_COUNT}: {raw}", names, source)
+    if {"params", "tokens"} <= set(frame):
+        ratio = frame["tokens"].to_numpy(float) / frame["params"].to_numpy(float)
+        _refuse(ratio < LEAST_RATIO, frame, ("tokens", "params"), f"cannot be one unit: {raw}", names, source)
+        _refuse(ratio > MOST_RATIO, frame, ("tokens", "params"), f"cannot be one unit: {raw}", names, source)
+    if {"batch", "tokens"} <= set(frame):
+        larger = frame["batch"].to_numpy(float) > frame["tokens"].to_numpy(float)
+        why = "the batch in tokens exceeds the run: check the batch unit, and that tokens are raw counts"
+        _refuse(larger, frame, ("batch", "tokens"), why, names, source)
+
+
+def _refuse(
+    wrong: np.ndarray, frame: pd.DataFrame, columns: tuple[str, ...], why: str, names: Names, source: str
+) -> None:
+    if wrong.any():
+        first = frame.iloc[int(np.flatnonzero(wrong)[0])]
+        values = " with ".join(f"{name}={first[name]:g}" for name in columns)
+        of = "all rows" if wrong.all() else names.some(wrong)
+        raise InputError(f"{source}, {of}: {values} {why}")
+
+
+def complete(frame: pd.DataFrame, needed: Sequence[str], names: Names, source: str) -> tuple[np.ndarray, list[str]]:
+    """(which rows have everything that places a run, notes on those that do not); losses may be missing.
+
+    Raises:
+        InputError: no row is left.
+    """
+    keep, notes = np.ones(len(frame), bool), []
+    for name in needed:
+        if name == "loss" or name not in frame:
+            continue
+        missing = np.isnan(frame[name].to_numpy(float)) & keep
+        if missing.any():
+            notes.append(f"{int(missing.sum())} without {name} left out ({names.some(missing)})")
+            keep &= ~missing
+    require(bool(keep.any()), f"{source}: no row has {', '.join(name for name in needed if name != 'loss')}")
+    return keep, notes
+
+
+def duplicates(table: pd.DataFrame) -> np.ndarray:
+    """Which rows repeat an earlier one in every column but a running number."""
+    columns = [column for column in table if not str(column).startswith("Unnamed:")]
+    part = table[columns]
+    texts = [column for column in part if part[column].dtype == object]
+    return part.astype(dict.fromkeys(texts, str)).duplicated().to_numpy()
+
+
+def snapped(lr_R: np.ndarray) -> np.ndarray:
+    """Rates with those of one node made equal: to the most frequent of the values that lie within 0.5 % of each other.
+
+    A chain of close values that is longer than that (rates drawn at random) is left as it is.
+    """
+    values, inverse, counts = np.unique(lr_R, return_inverse=True, return_counts=True)
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(np.log(values)) > SNAP]))
+    ends = np.concatenate([starts[1:], [len(values)]])
+    nodes = values.copy()
+    for start, end in zip(starts, ends, strict=True):
+        if 1 < end - start and np.log(values[end - 1] / values[start]) <= SNAP:
+            nodes[start:end] = values[start + int(counts[start:end].argmax())]
+    return nodes[inverse]

@@ -1,0 +1,84 @@
+"""A sweep folder as a table of runs: sizes, statuses, conditions, and the laws that a sweep keeps apart."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from analysis.optima import find_optima
+from analysis.source import load
+from lab import store
+from lab.check import InputError
+from lab.config import ExecConfig, RunConfig
+from lab.record import Provenance, Result, record
+from sweeps import launch
+from sweeps.sweep import Point, Sweep, axis, product, resolved
+
+
+def stored(base: RunConfig, root: Path, points: list[Point], *, pending: int = 0) -> Path:
+    """A store with a record of each run but the last `pending`: parabolas in ln lr; the highest rate diverged."""
+    sweep = Sweep(name="planted", question="", cost="", expected="", base=base, points=points)
+    runs = resolved(sweep)
+    launch._describe(sweep, runs, root, {})
+    highest = max(run.config.optimizer.lr for run in runs)
+    where = Provenance("unit", 0, 1, 1, "map", 1, "cpu", "cpu", 1, ExecConfig(), "", "", 1.0)
+    for run in runs[: len(runs) - pending]:
+        lr, lost = run.config.optimizer.lr, run.config.optimizer.lr == highest
+        loss = None if lost else 2 + 0.1 * math.log(lr / 2.0**-7) ** 2 + 0.001 * run.config.seed_init
+        result = Result("diverged" if lost else "done", loss, 0.01, 256, loss, loss, 3 if lost else None)
+        store.write_record(root, record(run.config, result, where))
+    return root
+
+
+RATES = axis("optimizer.lr", *(2.0**-k for k in (10, 9, 8, 7, 6, 5, 3)))
+
+
+def test_a_sweep_folder(base: RunConfig, tmp_path: Path) -> None:
+    points = product(axis("data.sequences", 4, 8), axis("seed", 0, 1), RATES)
+    root = stored(base, tmp_path / "mine", points, pending=1)
+    runs = load(root)
+    one = next(iter(store.read_records(root).values()))
+    assert runs.name == "mine"
+    assert len(runs.frame) == 27
+    assert "1 of 28 runs are not finished and left out" in runs.notes
+    assert set(runs.frame["batch"]) == {4.0 * 16, 8.0 * 16}
+    assert set(runs.frame["params"]) == {float(one["parameters"]["non_embedding"])}
+    assert {"seed_init", "seed_data", "trunk", "model.width", "model.depth"} <= set(runs.frame)
+    assert (runs.frame["status"] == "diverged").sum() == 3
+    assert runs.frame.loc[runs.frame["status"] == "diverged", "loss"].isna().all()
+    assert "variant" not in runs.frame
+    wanted = {
+        "params": "N non-embedding",
+        "schedule": "wsd",
+        "warm-up": "0.167 of the run",
+        "decay": "0.333 of the run",
+        "weight decay": 0.0,
+        "beta2": 0.95,
+        "parametrization": "mup",
+        "sequence length": 16,
+    }
+    assert wanted.items() <= runs.conditions.items()
+    found = find_optima(runs)
+    assert found["quality"].tolist() == ["interior", "interior"]
+    assert found["lr"].to_numpy() == pytest.approx(2.0**-7, rel=1e-6)
+    assert found["diverged"].tolist() == [1, 1]
+    assert found["stable"].to_numpy() == pytest.approx(2.0**-5)
+    assert "seed SD (beyond each seed's mean)" in found.attrs["noise"]
+
+
+def test_a_sweep_of_several_laws_keeps_them_apart(base: RunConfig, tmp_path: Path) -> None:
+    points = product(axis("parametrization.name", "mup", "sp"), RATES)
+    root = stored(base, tmp_path / "two", points)
+    runs = load(root)
+    assert set(runs.frame["variant"]) == {"parametrization mup", "parametrization sp"}
+    assert any("each variant has its own law" in note for note in runs.notes)
+    assert "parametrization" not in runs.conditions
+    assert len(find_optima(runs)) == 2
+    one = load(root, where={"parametrization.name": "sp"})
+    assert "variant" not in one.frame
+    assert one.conditions["parametrization"] == "sp"
+
+
+def test_a_sweep_without_a_finished_run(base: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished run yet"):
+        load(stored(base, tmp_path / "none", RATES, pending=7))
