@@ -3,7 +3,8 @@
 A resample is a weight per row, how often it was drawn: by cases every row is a draw of its own; by clusters (all
 checkpoints of a run, all runs of a size) whole clusters are drawn and their rows share a weight.  With a seed standard
 deviation instead, every row stays and its loss moves by a normal error: what other seeds would have given, for a law
-taken as right.  Every resample is searched from the law's optimum and from three others, and the best end is kept.
+taken as right.  Every resample is searched from the law's optimum and from three others, and the best end is kept;
+beyond 2000 rows, where that takes minutes and resamples differ little, from the optimum only.
 
 Suffixes of arrays: R resamples, S starts, C rows, P fitted numbers.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from analysis.loss_deviation import SMOOTH
 from analysis.loss_newton import minimise
 from analysis.loss_objective import Objective
+from analysis.loss_start import MANY
 from lab.check import require
 
 CONVERGED = 1e-8  # of F: a search that could still gain more has not converged
@@ -78,6 +80,7 @@ def bootstrap(
     """
     require(draws >= 0, f"draws={draws} is below 0: give 1000, or 0 for no intervals")
     rows = len(cluster_C)
+    start_SP = start_SP if rows <= MANY else start_SP[:1]
     rng = np.random.default_rng(seed)
     if seed_sd is None:
         clusters = int(cluster_C.max()) + 1

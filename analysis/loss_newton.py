@@ -20,7 +20,7 @@ from analysis.loss_objective import Objective, Point, point
 
 ENOUGH = 1e-13  # of F: smaller gains end the search
 STEPS = 200
-_BLOCK = 256  # problems at a time: their arrays stay in the cache
+_BLOCK = 65536  # rows of all problems at a time: their arrays stay in the cache
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def minimise(
     }
     whole = {name: np.broadcast_to(values, full) for name, (values, full) in given.items()}
     ended = Minima(np.empty(size), np.empty(size[0]), np.empty(size[0]), np.empty(size[0], int), np.empty(size, bool))
-    for first in range(0, size[0], _BLOCK):
-        part = slice(first, first + _BLOCK)
+    count = max(1, _BLOCK // goal.shape.rows)
+    for first in range(0, size[0], count):
+        part = slice(first, first + count)
         block = {name: values[part] for name, values in whole.items()}
         _block(goal, start_MP[part], block, Minima(*(value[part] for value in vars(ended).values())), steps)
     return ended

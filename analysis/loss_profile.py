@@ -12,10 +12,14 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from analysis.loss_deviation import SMOOTH
+from analysis.loss_form import fitted_vector
+from analysis.loss_law import LossLaw
 from analysis.loss_newton import minimise
 from analysis.loss_objective import Objective, jacobian, point, residuals
+from analysis.loss_search import prepared
 
 CHI2 = 3.841458820694124  # 95 % of chi-squared with one degree of freedom
 _POINTS = 12  # held values on each side
@@ -42,6 +46,16 @@ def condition(goal: Objective, theta_P: np.ndarray) -> float:
     singular_P = np.linalg.svd(slope_PC / length_P[:, None], compute_uv=False)
     smallest = float(singular_P[-1])
     return float((singular_P[0] / smallest) ** 2) if smallest > 1e-8 * singular_P[0] else float("inf")
+
+
+def profiles_of(frame: pd.DataFrame, law: LossLaw) -> list[Profile]:
+    """The profiles of a law fitted to `frame`, with the values behind its limits: what a picture needs.
+
+    Raises:
+        InputError: for columns or rows that cannot be.
+    """
+    _, goal = prepared(frame, law.delta, law.form, None, law.fixed_E, law.over)
+    return profiles(goal, fitted_vector(goal.shape, law.values()))
 
 
 def profiles(goal: Objective, theta_P: np.ndarray) -> list[Profile]:

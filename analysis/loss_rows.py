@@ -14,6 +14,7 @@ COLUMNS = ("params", "tokens", "loss")
 SAME = 0.01  # sizes whose logs differ by less are one size
 LINE = 0.05  # standard deviation of ln(D / N) or ln(N D) below which all rows lie on one line
 FEW_CLUSTERS = 10
+MOST_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def rows_of(frame: pd.DataFrame, cluster: str | None, least: int, form: str) -> 
     """Rows with a finite loss, params and tokens above 0, and not marked as diverged; at least `least` of them.
 
     Raises:
-        InputError: for a missing column, a word where a number belongs, or too few rows.
+        InputError: for a missing column, a word where a number belongs, or too few or too many rows.
     """
     for name in (*COLUMNS, *([cluster] if cluster else [])):
         require(
@@ -61,6 +62,10 @@ def rows_of(frame: pd.DataFrame, cluster: str | None, least: int, form: str) -> 
     require(
         count >= least,
         f"{count} usable rows are fewer than the {least} numbers of form={form}: give more runs, or a form with fewer",
+    )
+    require(
+        count <= MOST_ROWS,
+        f"{count} rows are more than {MOST_ROWS}: give the best run of each (params, tokens), or fewer checkpoints",
     )
     kept = frame[sound_C]
     codes_C = np.arange(count) if cluster is None else pd.factorize(kept[cluster], use_na_sentinel=False)[0]
@@ -131,5 +136,9 @@ def _oddities(kept: pd.DataFrame, params_C: np.ndarray, tokens_C: np.ndarray, lo
 
 
 def distinct(values_C: np.ndarray) -> int:
-    """Number of distinct values; neighbours whose logs differ by less than SAME are one."""
-    return 1 + int((np.diff(np.sort(np.log(values_C))) > SAME).sum())
+    """Number of distinct values, those that lie within SAME above the first of their group, in logs, being one."""
+    logs = np.sort(np.log(values_C))
+    count, first = 0, 0
+    while first < len(logs):
+        count, first = count + 1, int(np.searchsorted(logs, logs[first] + SAME, side="right"))
+    return count

@@ -8,6 +8,7 @@ answer, as non-negative least squares would find it, for the whole grid at once.
 Suffixes of arrays: G grid points, C rows, K constants, P fitted numbers.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -16,20 +17,36 @@ from analysis.loss_objective import Objective, values
 
 GRID = np.geomspace(0.02, 1.9, 32)  # of each exponent
 CONSTANTS = ("a", "b", "e")
+MANY = 2000  # rows
 _BEST = 16  # lowest grid points that become starts
 _STRIDE = 4  # of the grid points that become starts wherever they are
+_ROWS = 500
 _LEAST = 1e-3  # share of the loss for a constant that projection puts at 0: an exact 0 would have no logarithm
 
 
 def starts(goal: Objective) -> np.ndarray:
-    """[M, P] the lowest points of the grid, and every fourth of it in each direction."""
+    """[M, P] the lowest 16 points of the grid, and every fourth of it in each direction, judged on at most 500 rows.
+
+    Data of more than MANY rows, where a start costs more and local minima are fewer, get about a quarter of them.
+    """
+    best, stride = (_BEST, _STRIDE) if goal.shape.rows <= MANY else (_BEST // 4, 2 * _STRIDE)
+    goal = _thinned(goal)
     count = sum(name in goal.shape.names for name in ("alpha", "beta"))
     grid_GX = np.array(list(itertools.product(GRID, repeat=count)))
     theta_GP = projected(goal, grid_GX)
     value_G = values(goal, theta_GP, np.ones((1, goal.shape.rows)))
     number_G = np.arange(len(grid_GX)).reshape([len(GRID)] * count)
-    spread = number_G[(slice(_STRIDE // 2, None, _STRIDE),) * count].ravel()
-    return theta_GP[np.union1d(np.argsort(value_G, kind="stable")[:_BEST], spread)]
+    spread = number_G[(slice(stride // 2, None, stride),) * count].ravel()
+    return theta_GP[np.union1d(np.argsort(value_G, kind="stable")[:best], spread)]
+
+
+def _thinned(goal: Objective) -> Objective:
+    """The objective over some of the rows, where there are many."""
+    if goal.shape.rows <= _ROWS:
+        return goal
+    kept = np.random.default_rng(0).permutation(goal.shape.rows)[:_ROWS]
+    shape = dataclasses.replace(goal.shape, terms_KCP=goal.shape.terms_KCP[:, kept])
+    return dataclasses.replace(goal, shape=shape, y_C=goal.y_C[kept])
 
 
 def projected(goal: Objective, exponents_GX: np.ndarray) -> np.ndarray:

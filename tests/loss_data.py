@@ -28,6 +28,11 @@ def at(params: np.ndarray, tokens: np.ndarray, truth: dict[str, float] = TRUTH) 
     return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
 
 
+def surface_of(frame: pd.DataFrame, **changes: float) -> pd.DataFrame:
+    """The frame's places with exact losses of the truth, changed."""
+    return at(frame["params"].to_numpy(float), frame["tokens"].to_numpy(float), TRUTH | changes)
+
+
 def grid(sizes: int = 6, horizons: int = 6) -> pd.DataFrame:
     """Exact losses on a grid of sizes from 3e7 to 3e9 and tokens from 1e9 to 1e11."""
     params, tokens = np.meshgrid(np.geomspace(3e7, 3e9, sizes), np.geomspace(1e9, 1e11, horizons), indexing="ij")

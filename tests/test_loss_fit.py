@@ -5,29 +5,29 @@ Golden numbers: fits of the 240 (or all 245) points that Epoch read back from th
 best runs of OpenEuroLLM's grids.
 """
 
-import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from loss_data import TRUTH, at, best_runs, budgets, chinchilla, grid, noisy, with_noise
+from loss_data import TRUTH, best_runs, budgets, chinchilla, grid, noisy, surface_of, with_noise
 from scipy.optimize import minimize
 
 from analysis.isoflop import isoflop
 from analysis.loss_check import check
 from analysis.loss_fit import fit_loss_law
-from analysis.loss_law import LossLaw
+from analysis.loss_law import PARAMETERS, LossLaw, loss
+from analysis.loss_profile import profiles_of
 from lab.check import InputError
 
 # Hoffmann et al., TeX source of arXiv 2203.15556: a, b, e, alpha, beta.
 HOFFMANN = (6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083)
 
 
-def matches(law: LossLaw, **tolerance: float) -> dict[str, float]:
-    """The law's numbers by name, for those with a relative tolerance."""
-    return {name: value for name, value in law.values().items() if name in tolerance and value is not None}
+def numbers(law: LossLaw) -> dict[str, float]:
+    """The law's numbers by name, without those that its form lacks."""
+    return {name: value for name, value in law.values().items() if value is not None}
 
 
 def objective(frame: pd.DataFrame, theta: np.ndarray, delta: float = 1e-3) -> tuple[float, np.ndarray]:
@@ -134,7 +134,7 @@ def test_a_mean_objective_stops_at_its_start_and_is_found_out(shared: Path) -> N
     verdict = check(frame, {**found, "alpha": end.x[3], "beta": end.x[4]})
     assert verdict.objective == pytest.approx(1.1718e-3, rel=1e-4)
     assert not verdict.converged
-    assert verdict.reasons[0].startswith("not converged") and "15 % above 0.0010182740" in verdict.reasons[0]
+    assert verdict.reasons[0].startswith("not converged") and "15 % above 0.001018274," in verdict.reasons[0]
     # The sum over delta, tight tolerances: the same routine from the same start reaches the optimum.
     scaled = minimize(
         lambda theta: tuple(part / 1e-3 for part in objective(frame, theta)),
@@ -226,7 +226,7 @@ def test_parabolas_are_biased_and_the_surface_is_not(
     frame = budgets(truth, decades)
     line = isoflop(frame)
     assert (line.slope, line.intercept) == pytest.approx((slope, found), abs=1e-6)
-    assert 10 ** (line.intercept - true) - 1 == pytest.approx(bias, abs=5e-3 * max(1.0, 100 * abs(bias)) / 5)
+    assert 10 ** (line.intercept - true) - 1 == pytest.approx(bias, rel=0.02, abs=1e-5)
     for delta in (1e-3, 0.0, math.inf):
         law = fit_loss_law(frame, delta=delta, draws=5)
         assert law.status == "ok", law.flags
@@ -248,30 +248,26 @@ def test_isoflop_wants_two_budgets_with_an_inner_optimum() -> None:
 def test_other_forms_recover_their_truth(form: str) -> None:
     frame = grid()
     params, tokens = frame["params"].to_numpy(), frame["tokens"].to_numpy()
-    truth: dict[str, float | None] = {"E": 1.7, "A": 300.0, "B": 500.0, "alpha": 0.3, "beta": 0.3}
+    truth = {"E": 1.7, "A": 300.0, "B": 500.0, "alpha": 0.3, "beta": 0.3}
     if form == "kaplan":
         truth = {"E": 0.0, "A": 8.8e13**0.076, "B": 5.4e13**0.095, "alpha": 0.076, "beta": 0.095}
-    if form == "tokens":
-        truth |= {"A": None, "alpha": None}
-    if form == "params":
-        truth |= {"B": None, "beta": None}
-    known = dataclasses.replace(fit_loss_law(frame, draws=0), form=form, **truth)
-    frame["loss"] = known.predict(params, tokens)[0]
+    lacking = {"tokens": ("A", "alpha"), "params": ("B", "beta")}.get(form, ())
+    truth = {name: value for name, value in truth.items() if name not in lacking}
+    values_Z = np.array([truth.get(name, math.nan) for name in PARAMETERS])
+    frame["loss"] = loss(form, values_Z, params, tokens)
     law = fit_loss_law(frame, form=form, draws=3)
-    assert law.values() == pytest.approx(truth, rel=1e-8)
+    assert numbers(law) == pytest.approx(truth, rel=1e-8)
     assert law.converged
     assert check(frame, law).converged
 
 
 def test_fixed_asymptote() -> None:
     frame = noisy(0.002)
-    law = fit_loss_law(frame, fixed_E=1.69, draws=50)
+    law, free = (fit_loss_law(frame, fixed_E=level, delta=math.inf, draws=200) for level in (1.69, None))
     assert law.E == 1.69 and law.fixed_E == 1.69
-    free = fit_loss_law(frame, draws=50)
     assert law.interval("alpha")[1] - law.interval("alpha")[0] < free.interval("alpha")[1] - free.interval("alpha")[0]
     assert free.objective <= law.objective
-    exact = at(*(grid()[name].to_numpy() for name in ("params", "tokens")), {**TRUTH, "E": 0.0})
-    law = fit_loss_law(exact, fixed_E=0.0, draws=0)
+    law = fit_loss_law(surface_of(grid(), E=0.0), fixed_E=0.0, draws=0)
     assert law.values() == pytest.approx({**TRUTH, "E": 0.0}, rel=1e-8)
     with pytest.raises(InputError, match=r"fixed_E=9.* is not below the smallest loss"):
         fit_loss_law(frame, fixed_E=9.0)
@@ -305,14 +301,20 @@ def test_intervals_by_cluster_are_wider_where_runs_share_errors() -> None:
     assert any("clusters of params are few" in flag for flag in few.flags)
 
 
-def test_seed_noise_is_redrawn_and_its_intervals_cover() -> None:
-    inside = 0
-    for seed in range(40):
-        law = fit_loss_law(noisy(0.003, seed), delta=math.inf, draws=100, seed=seed, seed_sd=0.003 * 2.4)
-        low, high = law.interval("alpha")
-        inside += low < TRUTH["alpha"] < high
-    assert law.resampling == "seed noise of 0.0072 nats per token"
-    assert inside >= 34  # 38 of 40 expected; fewer than 34 has a chance of 1 %
+def test_seed_noise_spreads_as_linear_theory_says() -> None:
+    frame, sd = grid(), 0.004
+    law = fit_loss_law(frame, delta=math.inf, draws=1000, seed_sd=sd)
+    assert law.resampling == "seed noise of 0.004 nats per token"
+    centre_Z = np.array(list(TRUTH.values()))
+    places = (frame["params"].to_numpy(), frame["tokens"].to_numpy())
+    slopes = []
+    for number, value in enumerate(centre_Z):
+        step_Z = np.eye(5)[number] * 1e-5 * value
+        ends = [np.log(loss("chinchilla", centre_Z + sign * step_Z, *places)) for sign in (1, -1)]
+        slopes.append((ends[0] - ends[1]) / (2e-5 * value))
+    pseudo = np.linalg.pinv(np.array(slopes).T)
+    expected = np.sqrt(((pseudo * (sd / frame["loss"].to_numpy())) ** 2).sum(axis=1))
+    assert np.array(law.draws).std(axis=0) == pytest.approx(expected, rel=0.1)
 
 
 def test_draws_are_deterministic() -> None:
@@ -322,115 +324,14 @@ def test_draws_are_deterministic() -> None:
 
 
 def test_profile_limits_agree_with_resampling() -> None:
-    law = fit_loss_law(with_noise(grid(12, 12), 0.003), delta=math.inf, draws=400)
+    frame = with_noise(grid(12, 12), 0.003)
+    law = fit_loss_law(frame, delta=math.inf, draws=400)
+    curves = {one.name: one for one in profiles_of(frame, law)}
+    for name, one in curves.items():
+        assert law.profile[name] == pytest.approx((one.low, one.high), rel=1e-6)
+    assert np.all(np.diff(curves["E"].value_V) > 0) and curves["E"].statistic_V.min() < 0.1
     for name in ("E", "alpha", "beta"):
         low, high = law.profile[name]
         assert low is not None and high is not None
         resampled = law.interval(name)
         assert high - low == pytest.approx(resampled[1] - resampled[0], rel=0.15)
-
-
-LINES = {
-    "one ratio of tokens to params": lambda n: (n, 20 * n),
-    "one budget": lambda n: (n, 1e19 / n),
-    "1 distinct params": lambda n: (np.full_like(n, 1e8), 20 * n),
-    "1 distinct tokens": lambda n: (n, np.full_like(n, 1e10)),
-    "2 distinct params": lambda n: (np.where(n < 3e8, 1e8, 1e9), 20 * n),
-}
-
-
-@pytest.mark.parametrize("sd", [0.0, 0.003])
-@pytest.mark.parametrize("words", LINES)
-def test_what_the_places_of_runs_cannot_tell_is_said(words: str, sd: float) -> None:
-    frame = with_noise(at(*LINES[words](np.geomspace(1e7, 1e10, 40))), sd)
-    law = fit_loss_law(frame, draws=20)
-    assert law.status == "unidentifiable"
-    assert any(flag.startswith(words) for flag in law.flags), law.flags
-    assert law.draws == () and all(math.isnan(end) for end in law.interval("alpha"))
-
-
-def test_nearly_one_size_is_seen_by_the_condition_number() -> None:
-    frame = grid()
-    frame["params"] = 1e8 * np.exp(0.03 * np.random.default_rng(0).standard_normal(len(frame)))
-    law = fit_loss_law(with_noise(frame, 0.002), draws=20)
-    assert law.status == "unidentifiable"
-    assert any("condition number" in flag for flag in law.flags)
-
-
-def test_one_size_has_a_form_of_its_own() -> None:
-    tokens = np.geomspace(1e9, 1e12, 30)
-    frame = at(np.full(30, 1e8), tokens)
-    law = fit_loss_law(frame, form="tokens", draws=20)
-    assert law.status == "ok" and law.beta == pytest.approx(0.28, rel=1e-8)
-    assert law.E == pytest.approx(1.69 + 406.4 * 1e8**-0.34, rel=1e-8)
-    ignoring = fit_loss_law(noisy(0.002), form="tokens", draws=0)
-    assert any("takes no account of the 6 distinct params" in flag for flag in ignoring.flags)
-
-
-def test_a_flat_profile_is_said() -> None:
-    # Losses that hardly depend on tokens: beta can be anything.
-    frame = with_noise(at(*(grid()[name].to_numpy() for name in ("params", "tokens")), {**TRUTH, "B": 1.0}), 0.01)
-    law = fit_loss_law(frame, draws=50)
-    assert law.status == "unidentifiable"
-    assert any("beta" in flag or "the term of D" in flag for flag in law.flags), law.flags
-
-
-def test_dirty_rows_are_left_out_and_counted() -> None:
-    clean = noisy(0.002)
-    bad = pd.DataFrame(
-        {
-            "params": [1e8, np.nan, -1e8, 1e8, 1e8],
-            "tokens": [1e10, 1e10, 1e10, np.inf, 1e10],
-            "loss": [np.nan, 3.0, 3.0, 3.0, -3.0],
-        }
-    )
-    law = fit_loss_law(pd.concat([clean, bad]), draws=0)
-    assert law.rows == 36 and law.values() == fit_loss_law(clean, draws=0).values()
-    assert law.flags == ("5 of 41 rows left out: loss, params or tokens not above 0 or not finite",)
-    status = pd.concat([clean.assign(status="done"), clean.iloc[:3].assign(status="diverged", loss=9.0)])
-    law = fit_loss_law(status, draws=0)
-    assert law.rows == 36 and any("status is not done" in flag for flag in law.flags)
-    law = fit_loss_law(clean.assign(loss=clean["loss"].astype(str)), draws=0)
-    assert law.rows == 36
-
-
-def test_rows_that_resampling_would_misread_are_named() -> None:
-    clean = noisy(0.002)
-    law = fit_loss_law(pd.concat([clean, clean]), draws=0)
-    assert any("36 rows repeat others exactly" in flag for flag in law.flags)
-    rates = pd.concat([clean.assign(lr=1e-3), clean.assign(lr=2e-3, loss=clean["loss"] + 0.1)])
-    assert any("2 learning rates in one (params, tokens)" in flag for flag in fit_loss_law(rates, draws=0).flags)
-    same = pd.concat([clean.iloc[:1]] * 30)
-    law = fit_loss_law(same, draws=10)
-    assert law.status == "unidentifiable" and any("1 distinct params" in flag for flag in law.flags)
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "words"),
-    [
-        (lambda frame: frame.iloc[:4], {}, "4 usable rows are fewer than the 5 numbers of form=chinchilla"),
-        (lambda frame: frame.assign(loss=np.nan), {}, "0 usable rows"),
-        (lambda frame: frame.iloc[:0], {}, "0 usable rows"),
-        (lambda frame: frame.drop(columns="loss"), {}, "column loss is missing: the columns are params, tokens"),
-        (lambda frame: frame.assign(loss="good"), {}, "loss='good' is not a number"),
-        (lambda frame: frame, {"form": "chinchila"}, r"form=chinchila is not one of .*did you mean chinchilla"),
-        (lambda frame: frame, {"delta": -1.0}, "delta=-1.0 is not a threshold"),
-        (lambda frame: frame, {"delta": math.nan}, "delta=nan is not a threshold"),
-        (lambda frame: frame, {"draws": -1}, "draws=-1 is below 0"),
-        (lambda frame: frame, {"over": 0.0}, "over=0.0 is not above 0"),
-        (lambda frame: frame, {"cluster": "run"}, "column run is missing"),
-        (lambda frame: frame, {"seed_sd": -1.0}, "seed_sd=-1.0 is not above 0"),
-        (lambda frame: frame, {"seed_sd": 0.1, "cluster": "params"}, "exclude each other"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_one_line(change, options: dict, words: str) -> None:  # noqa: ANN001
-    with pytest.raises(InputError, match=words) as caught:
-        fit_loss_law(change(noisy(0.002)), **options)
-    assert "\n" not in str(caught.value)
-
-
-def test_numbers_that_cannot_be_checked_are_refused() -> None:
-    with pytest.raises(InputError, match="alpha=None of form=chinchilla is not a number above 0"):
-        check(noisy(0.002), {"E": 1.7, "A": 400.0, "B": 400.0, "beta": 0.3})
-    verdict = check(noisy(0.002), {**TRUTH, "E": 9.0})
-    assert not verdict.converged and "E is on a bound or beyond" in verdict.reasons

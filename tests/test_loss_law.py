@@ -3,22 +3,26 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from loss_data import noisy
 
 from analysis.loss_fit import fit_loss_law
 from analysis.loss_law import PARAMETERS, LossLaw, Range
 from lab.check import InputError
-from loss_data import noisy
 
 
-def law(form: str = "chinchilla", **changes: object) -> LossLaw:
-    values = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+def law(form: str = "chinchilla", **changes: Any) -> LossLaw:
     lacking = {"tokens": ("A", "alpha"), "params": ("B", "beta")}.get(form, ())
     made = LossLaw(
         form=form,
-        **{name: None if name in lacking else value for name, value in values.items()},
+        E=1.69,
+        A=None if "A" in lacking else 406.4,
+        B=None if "B" in lacking else 410.7,
+        alpha=None if "alpha" in lacking else 0.34,
+        beta=None if "beta" in lacking else 0.28,
         delta=1e-3,
         objective=1e-3,
         converged=True,
