@@ -1,0 +1,66 @@
+"""The search for a loss law's optimum over all starts, and the measures by which it has converged.
+
+Suffixes of arrays: M starts, C rows, P fitted numbers.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from analysis.loss_deviation import minimise_deviation, promised
+from analysis.loss_form import FORMS, check_form, surface
+from analysis.loss_newton import Minima, minimise
+from analysis.loss_objective import Objective
+from analysis.loss_rows import Rows, rows_of
+from analysis.loss_start import starts
+from lab.check import require
+
+DELTA = 1e-3  # Huber's threshold of Hoffmann et al.
+AGREE = 1e-6  # relative difference of objectives that counts as the same
+
+
+def prepared(
+    frame: pd.DataFrame, delta: float, form: str, cluster: str | None, fixed_E: float | None, over: float
+) -> tuple[Rows, Objective]:
+    """The usable rows of a frame and the objective over them.
+
+    Raises:
+        InputError: for columns, rows or options that cannot be.
+    """
+    check_form(form, fixed_E)
+    require(delta >= 0, f"delta={delta} is not a threshold: give 0 (absolute deviations) to inf (least squares)")
+    require(0 < over < math.inf, f"over={over} is not above 0: give 1 for a symmetric fit, 10 for a lower envelope")
+    rows = rows_of(frame, cluster, len(FORMS[form]) - (fixed_E is not None), form)
+    shape = surface(form, rows.params_C, rows.tokens_C, rows.loss_C, fixed_E)
+    return rows, Objective(shape, np.log(rows.loss_C), float(delta), float(over))
+
+
+def search(goal: Objective, more_MP: np.ndarray | None = None) -> Minima:
+    """The ends of all starts of `analysis.loss_start`, and of `more_MP`."""
+    start_MP = starts(goal)
+    if more_MP is not None:
+        start_MP = np.concatenate([more_MP, start_MP])
+    ones_C = np.ones(goal.shape.rows)
+    if goal.delta == 0:
+        return minimise_deviation(goal, start_MP, ones_C)
+    return minimise(goal, start_MP, ones_C[None])
+
+
+def rounding(goal: Objective) -> float:
+    """Objectives that differ by less are the same."""
+    floor = math.sqrt(2 * goal.floor) if goal.delta == 0 else goal.floor
+    return 100 * floor * goal.shape.rows
+
+
+def same(goal: Objective, value_M: np.ndarray, lowest: float) -> np.ndarray:
+    """Which objectives agree with the lowest, [M]."""
+    return value_M <= lowest * (1 + AGREE) + rounding(goal)
+
+
+def promise(goal: Objective, theta_P: np.ndarray) -> float:
+    """Share of the objective that one more step from theta promises; 0 for an exact fit."""
+    ones_C = np.ones(goal.shape.rows)
+    if goal.delta == 0:
+        return promised(goal, theta_P, ones_C)
+    return float(minimise(goal, theta_P[None], ones_C[None], steps=0).decrement_M[0])
