@@ -5,8 +5,8 @@ thousand to 2.1 million) and against the width (32 to 128) together?
 Command: `lrlab sweep lr_vs_tokens_width --out results/lr_vs_tokens_width && lrlab horizon results/lr_vs_tokens_width`;
 on a GPU add `--set model.width=64,128,256,512`.
 Cost: 315 runs that share their trunks, 157 million training tokens, about an hour on 2 CPU cores.
-Expected picture: an exponent of tokens of -0.02 (-0.13 .. +0.09); the optimum rises by 0.3 octave from width 32 to 64 and
-stays from there to 128 (docs/horizons.md).
+Expected picture: an exponent of tokens of -0.02 (-0.13 .. +0.09); the optimum rises by 0.3 octave from width 32 to 64
+and stays from there to 128 (docs/horizons.md).
 """
 
 from sweeps.bundled.lr_vs_tokens import STEPS, base, dithered
