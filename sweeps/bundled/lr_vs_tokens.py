@@ -34,7 +34,7 @@ def sweep() -> Sweep:
     return Sweep(
         name="lr_vs_tokens",
         question="How does the best learning rate follow the token budget at a fixed batch, under WSD and muP?",
-        cost="384 runs, 320 million tokens after sharing trunks, about 20 minutes on 2 CPU cores",
+        cost="384 runs, 320 million tokens after sharing trunks, about 40 minutes on 2 CPU cores",
         expected="the literature says D^-0.51 (Power) or D^-0.32 (Bjorck); at this size the optimum hardly moves",
         base=base(),
         points=product(
