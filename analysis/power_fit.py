@@ -1,0 +1,327 @@
+"""Fit of a power law to the optima of cells: `ln y = c + sum_i b_i ln x_i` with honest intervals.
+
+Regressors are centred logs.  Cells of one size share a deviation, and every cell has one of its own beside the known
+error of its optimum; both variances are estimated by restricted likelihood (`analysis.reml`), which weighs the cells
+(`weights="mixed"`) or only makes the intervals (`weights="equal"`: ordinary least squares, as published laws are
+fitted).  Exponents get cluster-robust intervals over sizes (`analysis.cluster`), predictions the predictive
+distribution of a new size.  What cannot be known is said in `notes`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from analysis import cluster as clusters
+from analysis import reml
+from analysis.power_law import Curvature, Exponent, Node, PowerLaw, mixture_quantile
+from lab.check import nearest, require
+
+Weights = Literal["mixed", "equal"]
+
+COLUMNS = {"lr": "lr", "batch": "best_batch"}  # the column of each response
+_COLLINEAR = 300.0  # condition number of standardised regressors above which they are one
+_SUSPECT = 30.0  # and above which their exponents depend on each other (Belsley, Kuh and Welsch 1980)
+_NODES = 48
+_HUBER_ROUNDS = 50
+_RESAMPLES = 20_000  # draws behind the percentiles, of which a law keeps some hundreds
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a law is fitted to: logs of the response [C] and of the regressors [C, I], known variances, sizes."""
+
+    y_C: np.ndarray
+    logs_CI: np.ndarray
+    variance_C: np.ndarray
+    group_C: np.ndarray
+    regressors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def fit_power_law(
+    frame: pd.DataFrame,
+    response: str = "lr",
+    regressors: Sequence[str] = ("params", "tokens"),
+    *,
+    variance: str | None = None,
+    cluster: str = "params",
+    weights: Weights = "mixed",
+    huber: float | None = None,
+    draws: int = 400,
+    seed: int = 0,
+    estimator: str = "",
+    curved: bool = True,
+) -> PowerLaw:
+    """The law of `response` ("lr", or "batch" from the column best_batch) over the rows of `frame`, one per cell.
+
+    `variance` names the column with the variance of ln y (default: `lr_variance` or `batch_variance` where there is
+    one, else 0).  Rows of a true `censored` are left out and counted.  `huber` bounds the influence of cells whose
+    residual is above that many robust standard deviations (1.345 is usual).  `draws` of the cluster bootstrap;
+    `curved` adds the test of (ln N)^2.
+
+    Raises:
+        InputError: a column is missing, no cell is left, or an option is not known.
+    """
+    require(response in COLUMNS, f"response={response} is not one of {', '.join(COLUMNS)}")
+    require(weights in ("mixed", "equal"), f"weights={weights} is not one of mixed, equal")
+    require(draws >= 0, f"draws={draws} is below 0")
+    require(huber is None or huber > 0, f"huber={huber} is not above 0")
+    cells, condition = _identified(_cells(frame, response, regressors, variance, cluster))
+    if huber is not None:
+        cells = _tempered(cells, huber)
+    centre_I = cells.logs_CI.mean(axis=0)
+    design_CP = np.column_stack([np.ones(len(cells.y_C)), cells.logs_CI - centre_I])
+    model = reml.Model(design_CP, cells.variance_C, cells.group_C, weights == "equal")
+    free, sizes = reml.freedom(model), len(np.unique(cells.group_C))
+    held = reml.posterior(model, cells.y_C[None])
+    between, within = reml.estimate(model, cells.y_C, held) if free.between + free.within else (0.0, 0.0)
+    bounded = free.between > 0 or (free.within > 0 and sizes == 1)
+    coefficients_P = held.weight_RK[0] @ held.mean_RKP[0]
+    covariance_PP, exponents, draws_SP = _uncertainty(model, cells.y_C, (between, within), coefficients_P, draws, seed)
+    return PowerLaw(
+        response=response,
+        regressors=cells.regressors,
+        centre=_floats(centre_I),
+        coefficients=_floats(coefficients_P),
+        covariance=tuple(_floats(row) for row in covariance_PP),
+        intervals=exponents,
+        between=math.sqrt(between),
+        within=math.sqrt(within),
+        nodes=_nodes(held) if bounded else (),
+        draws=tuple(_floats(row) for row in draws_SP),
+        ranges=_ranges(frame, cells),
+        cells=len(cells.y_C),
+        sizes=sizes,
+        weights=weights,
+        estimator=estimator,
+        condition=condition,
+        curvature=_curvature(model, cells) if curved else None,
+        notes=(*cells.notes, *_limits(free, sizes, cells.regressors)),
+    )
+
+
+def _cells(frame: pd.DataFrame, response: str, regressors: Sequence[str], variance: str | None, cluster: str) -> Cells:
+    """Rows that can be fitted, in logs, with notes on the others."""
+    column = COLUMNS[response]
+    for name in (column, cluster, *regressors, *([variance] if variance else [])):
+        known = f"it has {', '.join(map(str, frame.columns))}"
+        close = nearest(name, [str(other) for other in frame.columns])
+        require(name in frame.columns, f"no column {name} for the law of {response}: {known}{close}")
+    require(len(set(regressors)) == len(regressors), f"regressors={', '.join(regressors)} name one twice")
+    notes = []
+    if "censored" in frame.columns:
+        edge = frame["censored"].fillna(False).astype(bool)
+        if edge.any():
+            notes.append(f"{int(edge.sum())} of {len(frame)} cells left out: their optimum is at an edge of the grid")
+        frame = frame.loc[~edge]
+    numbers = frame[[column, *regressors]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    sound = np.isfinite(numbers).all(axis=1) & (numbers > 0).all(axis=1)
+    if not sound.all():
+        notes.append(f"{int((~sound).sum())} cells left out: a value is missing or not above 0")
+    require(bool(sound.any()), f"no cell has an optimum for the law of {response}: {'; '.join(notes) or 'no rows'}")
+    frame, logs = frame.loc[sound], np.log(numbers[sound])
+    name = variance or f"{response}_variance"
+    errors = np.zeros(len(frame))
+    if name in frame.columns:
+        errors = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+        known = np.isfinite(errors) & (errors >= 0)
+        if not known.all():
+            worst = float(errors[known].max()) if known.any() else 0.0
+            notes.append(f"{int((~known).sum())} cells have no {name}: the largest known, {worst:.3g}, stands for it")
+            errors = np.where(known, errors, worst)
+    group = np.unique(frame[cluster].to_numpy(), return_inverse=True)[1]
+    return Cells(logs[:, 0], logs[:, 1:], errors, group, tuple(regressors), tuple(notes))
+
+
+def _identified(cells: Cells) -> tuple[Cells, float]:
+    """The cells with only those regressors whose exponents they can tell, and the condition number of these."""
+    kept, notes = list(range(len(cells.regressors))), list(cells.notes)
+    for place, name in enumerate(cells.regressors):
+        values = cells.logs_CI[:, place]
+        if np.ptp(values) < 1e-9:
+            kept.remove(place)
+            notes.append(f"{name} has one value, {math.exp(values[0]):.6g}: no exponent, the law holds there only")
+    condition = _condition(cells.logs_CI[:, kept])
+    while len(kept) > 1 and (condition > _COLLINEAR or len(cells.y_C) <= len(kept)):
+        dropped = kept.pop()
+        others = " and ".join(cells.regressors[place] for place in kept)
+        notes.append(
+            f"{cells.regressors[dropped]} moves with {others} in all {len(cells.y_C)} cells, so their exponents cannot "
+            f"be told apart: the law is in {others} alone and holds along the cells' line only"
+        )
+        condition = _condition(cells.logs_CI[:, kept])
+    if condition > _SUSPECT:
+        notes.append(
+            f"condition number {condition:.0f}: the exponents depend on each other, use the law near its cells"
+        )
+    names = tuple(cells.regressors[place] for place in kept)
+    return replace(cells, logs_CI=cells.logs_CI[:, kept], regressors=names, notes=tuple(notes)), condition
+
+
+def _condition(logs_CI: np.ndarray) -> float:
+    """Condition number of the standardised columns; 1 for fewer than two."""
+    if logs_CI.shape[1] < 2:
+        return 1.0
+    singular = np.linalg.svd((logs_CI - logs_CI.mean(axis=0)) / logs_CI.std(axis=0), compute_uv=False)
+    return float(singular[0] / max(singular[-1], 1e-300)) if len(singular) == logs_CI.shape[1] else math.inf
+
+
+def _tempered(cells: Cells, bound: float) -> Cells:
+    """Cells beyond `bound` robust standard deviations get a larger variance, as Huber's weights ask.
+
+    Weights h by iteration of least squares (Huber 1981, chapter 7), scale 1.4826 times the median absolute residual;
+    a cell of weight h < 1 then has the variance (1/h - 1) scale^2 more.
+    """
+    design = np.column_stack([np.ones(len(cells.y_C)), cells.logs_CI - cells.logs_CI.mean(axis=0)])
+    weight, scale = np.ones(len(cells.y_C)), 0.0
+    for _ in range(_HUBER_ROUNDS):
+        root = np.sqrt(weight)
+        beta = np.linalg.lstsq(design * root[:, None], cells.y_C * root, rcond=None)[0]
+        residual = np.abs(cells.y_C - design @ beta)
+        scale = 1.4826 * float(np.median(residual))
+        if scale < 1e-12:
+            break
+        weight = np.minimum(1.0, bound * scale / np.maximum(residual, 1e-300))
+    count = int((weight < 1).sum())
+    if scale < 1e-12 or not count:
+        return cells
+    notes = (*cells.notes, f"Huber {bound:g}: {count} of {len(weight)} cells count less")
+    return replace(cells, variance_C=cells.variance_C + (1 / weight - 1) * scale**2, notes=notes)
+
+
+def _uncertainty(
+    model: reml.Model, y_C: np.ndarray, spread: tuple[float, float], beta_P: np.ndarray, draws: int, seed: int
+) -> tuple[np.ndarray, tuple[Exponent, ...], np.ndarray]:
+    """(robust covariance, exponents with their intervals, bootstrap draws)."""
+    optimistic_P = _independent(model.design_CP, y_C)
+    rows_CP, y_C = (model.design_CP, y_C) if model.equal else _whitened(model, y_C, spread)
+    found = clusters.robust(rows_CP, y_C, model.group_C)
+    draws_SP = clusters.bootstrap(rows_CP, y_C, model.group_C, max(draws, _RESAMPLES) if draws else 0, seed)
+    exponents = []
+    for place in range(1, len(beta_P)):
+        value, freedom = float(beta_P[place]), float(found.freedom_P[place])
+        sd = math.sqrt(max(found.covariance_PP[place, place], 0.0))
+        known = math.isfinite(freedom) and freedom > 0.99
+        wide, close = (float(stats.t.ppf(share, freedom)) * sd if known else math.nan for share in (0.975, 0.9))
+        low, high, low80, high80 = (value + half if known else None for half in (-wide, wide, -close, close))
+        half = float(optimistic_P[place])
+        optimistic = (value - half, value + half) if math.isfinite(half) else None
+        percentile = None
+        if len(draws_SP) > draws / 2:
+            first, last = np.percentile(draws_SP[:, place], [2.5, 97.5]).tolist()
+            percentile = (first, last)
+        counted = freedom if known else None
+        exponents.append(Exponent(value, low, high, low80, high80, counted, percentile, optimistic))
+    return found.covariance_PP, tuple(exponents), draws_SP[:draws]
+
+
+def _independent(design_CP: np.ndarray, y_C: np.ndarray) -> np.ndarray:
+    """[P] half-widths of the 95 % intervals of ordinary least squares with independent cells; nan without residuals."""
+    free = len(y_C) - design_CP.shape[1]
+    if free < 1:
+        return np.full(design_CP.shape[1], math.nan)
+    plain_PC = np.linalg.pinv(design_CP)
+    residual_C = y_C - design_CP @ (plain_PC @ y_C)
+    sd_P = np.sqrt((plain_PC**2).sum(axis=1) * float(residual_C @ residual_C) / free)
+    return float(stats.t.ppf(0.975, free)) * sd_P
+
+
+def _whitened(model: reml.Model, y_C: np.ndarray, spread: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Regressors and y in rows of unit covariance: their least squares are the generalised ones.
+
+    Of a size's covariance `diag(a) + S 11'` the inverse root is `(I + (1/sqrt(1 + S w'w) - 1) ww'/w'w) diag(w)`,
+    w = 1/sqrt(a).
+    """
+    between, own_C = spread[0], model.variance_C + spread[1]
+    if own_C.min() < 1e-12 * max(own_C.max(), between, 1e-8):  # an exact law, or an exact cell: weights say nothing
+        return model.design_CP, y_C
+    w_C = 1 / np.sqrt(own_C)
+    rows_CQ = np.column_stack([model.design_CP, y_C]) * w_C[:, None]
+    for group in np.unique(model.group_C):
+        here = model.group_C == group
+        w_H, square = w_C[here], float(w_C[here] @ w_C[here])
+        factor = (1 / math.sqrt(1 + between * square) - 1) / square
+        rows_CQ[here] += factor * np.outer(w_H, w_H @ rows_CQ[here])
+    return rows_CQ[:, :-1], rows_CQ[:, -1]
+
+
+def _nodes(held: reml.Posterior) -> tuple[Node, ...]:
+    """The grid of a posterior in a few normals: slices of equal variance of a new size, finer in the upper tail, each
+    with the moments of its nodes."""
+    weight_K, mean_KP = held.weight_RK[0], held.mean_RKP[0]
+    variance_K = held.between_K + held.within_K
+    order = np.argsort(variance_K, kind="stable")
+    below = np.cumsum(weight_K[order]) - weight_K[order] / 2
+    slices = np.searchsorted(special.ndtr(np.linspace(-3.0, 4.5, _NODES - 1)), below)
+    nodes = []
+    for part in np.unique(slices):
+        here = order[slices == part]
+        share = float(weight_K[here].sum())
+        if share < 1e-12:
+            continue
+        own = weight_K[here] / share
+        middle_P = own @ mean_KP[here]
+        off_HP = mean_KP[here] - middle_P
+        covariance_PP = np.einsum("h,hpq->pq", own, held.covariance_KPP[here] + off_HP[:, :, None] * off_HP[:, None, :])
+        rows = tuple(_floats(row) for row in covariance_PP)
+        nodes.append(Node(share, _floats(middle_P), rows, float(own @ variance_K[here])))
+    return tuple(nodes)
+
+
+def _curvature(model: reml.Model, cells: Cells) -> Curvature | None:
+    """The coefficient of (ln N - mean)^2, where params is a regressor and the sizes can tell it."""
+    if "params" not in cells.regressors:
+        return None
+    column_C = model.design_CP[:, 1 + cells.regressors.index("params")]
+    design_CP = np.column_stack([model.design_CP, column_C**2 - (column_C**2).mean()])
+    if np.linalg.matrix_rank(design_CP) < design_CP.shape[1]:
+        return None
+    bent = replace(model, design_CP=design_CP)
+    if reml.freedom(bent).between < 1:
+        return None
+    held = reml.posterior(bent, cells.y_C[None])
+    weight_K, mean_K = held.weight_RK[0], held.mean_RKP[0, :, -1]
+    kept = weight_K > 1e-9
+    sd_K = np.sqrt(np.maximum(held.covariance_KPP[kept, -1, -1], 0.0))
+    low, high = (mixture_quantile(share, weight_K[kept], mean_K[kept], sd_K) for share in (0.025, 0.975))
+    return Curvature(float(weight_K @ mean_K), low, high)
+
+
+def _limits(free: reml.Freedom, sizes: int, regressors: Sequence[str]) -> list[str]:
+    """What the sizes and cells are too few for."""
+    if free.between + free.within == 0:
+        return ["as many coefficients as cells: no interval of any kind"]
+    if sizes == 1:
+        return ["one size: intervals are for other cells of this size, nothing is known about other sizes"]
+    if free.between == 0:
+        needed = "three" if "params" in regressors else "more"
+        return [
+            f"{sizes} sizes: how sizes deviate from a law cannot be seen, so intervals are unbounded; {needed} give one"
+        ]
+    if free.within == 0:
+        return ["one cell per size: deviations of sizes and of cells cannot be told apart"]
+    return [f"{sizes} sizes: intervals rest on one degree of freedom between sizes"] if free.between == 1 else []
+
+
+def _ranges(frame: pd.DataFrame, cells: Cells) -> tuple[tuple[str, float, float], ...]:
+    """Least and largest value of each regressor, and of params and tokens where the frame has them."""
+    found = {
+        name: (math.exp(float(cells.logs_CI[:, place].min())), math.exp(float(cells.logs_CI[:, place].max())))
+        for place, name in enumerate(cells.regressors)
+    }
+    for name in ("params", "tokens"):
+        if name in frame.columns and name not in found:
+            values = pd.to_numeric(frame[name], errors="coerce").dropna()
+            values = values[(values > 0) & np.isfinite(values)]
+            if len(values):
+                found[name] = (float(values.min()), float(values.max()))
+    return tuple((name, low, high) for name, (low, high) in found.items())
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
