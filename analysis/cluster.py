@@ -8,11 +8,15 @@ regressor that only varies between clusters.
 Suffixes: C rows (cells), H rows of one cluster, P coefficients, S draws, G clusters.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 _MOST_TRIES = 20  # times the draws asked for, before the resampling of clusters gives up
+_ALL = 8  # clusters up to which every possible resample is counted: 6,435 at 8
+_RESAMPLES = 4000  # drawn where there are more
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,64 @@ def robust(design_CP: np.ndarray, y_C: np.ndarray, group_C: np.ndarray) -> Robus
 def bootstrap(design_CP: np.ndarray, y_C: np.ndarray, group_C: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """[S, P] coefficients of least squares on clusters drawn with replacement; draws that leave a coefficient
     undetermined are drawn again, and fewer than asked for are given where most are so."""
-    groups = np.unique(group_C)
-    normal_GPP = np.stack([design_CP[group_C == g].T @ design_CP[group_C == g] for g in groups])
-    right_GP = np.stack([design_CP[group_C == g].T @ y_C[group_C == g] for g in groups])
+    groups = len(np.unique(group_C))
     rng = np.random.default_rng(seed)
     found_SP = np.empty((0, design_CP.shape[1]))
     for _ in range(_MOST_TRIES):
-        counts_SG = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=max(draws, 1))
-        normal_SPP = np.tensordot(counts_SG, normal_GPP, axes=1)
-        scale_SP = np.sqrt(np.einsum("spp->sp", normal_SPP))
-        unit_SPP = normal_SPP / np.maximum(scale_SP[:, :, None] * scale_SP[:, None, :], 1e-300)
-        sound_S = np.linalg.eigvalsh(unit_SPP)[:, 0] > 1e-9
-        right_SP = (counts_SG @ right_GP)[sound_S]
-        new_SP = np.linalg.solve(normal_SPP[sound_S], right_SP[:, :, None])[:, :, 0]
-        found_SP = np.concatenate([found_SP, new_SP])
+        counts_SG = rng.multinomial(groups, np.full(groups, 1 / groups), size=max(draws, 1))
+        new_SP = _refitted(design_CP, y_C, group_C, counts_SG)
+        found_SP = np.concatenate([found_SP, new_SP[np.isfinite(new_SP[:, 0])]])
         if len(found_SP) >= draws:
             break
     return found_SP[:draws]
+
+
+def percentiles(
+    design_CP: np.ndarray, y_C: np.ndarray, group_C: np.ndarray, shares: tuple[float, float], seed: int
+) -> np.ndarray | None:
+    """[2, P] percentiles of the cluster bootstrap; None where fewer than half of the resamples determine every
+    coefficient.  Up to eight clusters all resamples are counted with their probabilities, so no seed matters."""
+    groups = len(np.unique(group_C))
+    if groups > _ALL:
+        found_SP = bootstrap(design_CP, y_C, group_C, _RESAMPLES, seed)
+        return np.quantile(found_SP, shares, axis=0) if len(found_SP) >= _RESAMPLES else None
+    counts_SG = np.array(list(_compositions(groups, groups)))
+    log_S = math.lgamma(groups + 1) - np.array([sum(math.lgamma(n + 1) for n in row) for row in counts_SG.tolist()])
+    weight_S = np.exp(log_S - groups * math.log(groups))
+    found_SP = _refitted(design_CP, y_C, group_C, counts_SG)
+    sound_S = np.isfinite(found_SP[:, 0])
+    if weight_S[sound_S].sum() < 0.5:
+        return None
+    columns = []
+    for values_S in found_SP[sound_S].T:
+        order = np.argsort(values_S)
+        mass_S = np.cumsum(weight_S[sound_S][order])
+        columns.append(values_S[order[np.searchsorted(mass_S, np.array(shares) * mass_S[-1])]])
+    return np.stack(columns, axis=1)
+
+
+def _refitted(design_CP: np.ndarray, y_C: np.ndarray, group_C: np.ndarray, counts_SG: np.ndarray) -> np.ndarray:
+    """[S, P] least squares with every cluster counted so often; nan where that leaves a coefficient undetermined."""
+    parts = [group_C == group for group in np.unique(group_C)]
+    normal_GPP = np.stack([design_CP[part].T @ design_CP[part] for part in parts])
+    right_GP = np.stack([design_CP[part].T @ y_C[part] for part in parts])
+    normal_SPP = np.tensordot(counts_SG, normal_GPP, axes=1)
+    scale_SP = np.sqrt(np.einsum("spp->sp", normal_SPP))
+    unit_SPP = normal_SPP / np.maximum(scale_SP[:, :, None] * scale_SP[:, None, :], 1e-300)
+    sound_S = np.linalg.eigvalsh(unit_SPP)[:, 0] > 1e-9
+    found_SP = np.full((len(counts_SG), design_CP.shape[1]), np.nan)
+    found_SP[sound_S] = np.linalg.solve(normal_SPP[sound_S], (counts_SG @ right_GP)[sound_S][:, :, None])[:, :, 0]
+    return found_SP
+
+
+def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write `total` as an ordered sum of `parts` whole numbers from 0."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in _compositions(total - first, parts - 1):
+            yield (first, *rest)
 
 
 def _corrected(basis_HP: np.ndarray) -> np.ndarray:

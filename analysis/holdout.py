@@ -157,9 +157,9 @@ def _summary(name: str, cells: pd.DataFrame, level: float) -> dict[str, float | 
 def _usable(frame: pd.DataFrame, response: str) -> pd.DataFrame:
     """Rows with an optimum: censored ones are neither fitted nor predicted."""
     if "censored" in frame.columns:
-        frame = frame[~frame["censored"].fillna(False).astype(bool)]
+        frame = frame.loc[~frame["censored"].eq(True).to_numpy(bool)]
     values = frame[COLUMNS[response]].to_numpy(float)
-    return frame[np.isfinite(values) & (values > 0)]
+    return frame.loc[np.isfinite(values) & (values > 0)]
 
 
 def _sizes(frame: pd.DataFrame, response: str, least: int) -> list[float]:

@@ -27,8 +27,7 @@ COLUMNS = {"lr": "lr", "batch": "best_batch"}  # the column of each response
 _COLLINEAR = 300.0  # condition number of standardised regressors above which they are one
 _SUSPECT = 30.0  # and above which their exponents depend on each other (Belsley, Kuh and Welsch 1980)
 _NODES = 48
-_HUBER_ROUNDS = 50
-_RESAMPLES = 20_000  # draws behind the percentiles, of which a law keeps some hundreds
+_HUBER_ROUNDS = 1000
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _cells(frame: pd.DataFrame, response: str, regressors: Sequence[str], varian
     require(len(set(regressors)) == len(regressors), f"regressors={', '.join(regressors)} name one twice")
     notes = []
     if "censored" in frame.columns:
-        edge = frame["censored"].fillna(False).astype(bool)
+        edge = frame["censored"].eq(True).to_numpy(bool)
         if edge.any():
             notes.append(f"{int(edge.sum())} of {len(frame)} cells left out: their optimum is at an edge of the grid")
         frame = frame.loc[~edge]
@@ -124,7 +123,7 @@ def _cells(frame: pd.DataFrame, response: str, regressors: Sequence[str], varian
     if not sound.all():
         notes.append(f"{int((~sound).sum())} cells left out: a value is missing or not above 0")
     require(bool(sound.any()), f"no cell has an optimum for the law of {response}: {'; '.join(notes) or 'no rows'}")
-    frame, logs = frame.loc[sound], np.log(numbers[sound])
+    frame, logs = frame.loc[list(sound)], np.log(numbers[sound])
     name = variance or f"{response}_variance"
     errors = np.zeros(len(frame))
     if name in frame.columns:
@@ -172,26 +171,24 @@ def _condition(logs_CI: np.ndarray) -> float:
 
 
 def _tempered(cells: Cells, bound: float) -> Cells:
-    """Cells beyond `bound` robust standard deviations get a larger variance, as Huber's weights ask.
+    """The cells with residuals beyond `bound` robust standard deviations pulled in to that.
 
-    Weights h by iteration of least squares (Huber 1981, chapter 7), scale 1.4826 times the median absolute residual;
-    a cell of weight h < 1 then has the variance (1/h - 1) scale^2 more.
+    The scale is 1.4826 times the median absolute residual.  Least squares of the pulled-in values is Huber's estimate,
+    by iteration (Huber 1981, section 7.8: modified residuals).
     """
     design = np.column_stack([np.ones(len(cells.y_C)), cells.logs_CI - cells.logs_CI.mean(axis=0)])
-    weight, scale = np.ones(len(cells.y_C)), 0.0
+    pulled = cells.y_C
     for _ in range(_HUBER_ROUNDS):
-        root = np.sqrt(weight)
-        beta = np.linalg.lstsq(design * root[:, None], cells.y_C * root, rcond=None)[0]
-        residual = np.abs(cells.y_C - design @ beta)
-        scale = 1.4826 * float(np.median(residual))
-        if scale < 1e-12:
+        fitted = design @ np.linalg.lstsq(design, pulled, rcond=None)[0]
+        residual = cells.y_C - fitted
+        limit = bound * 1.4826 * float(np.median(np.abs(residual)))
+        moved = fitted + np.clip(residual, -limit, limit)
+        step, pulled = float(np.abs(moved - pulled).max()), moved
+        if step < 1e-10:
             break
-        weight = np.minimum(1.0, bound * scale / np.maximum(residual, 1e-300))
-    count = int((weight < 1).sum())
-    if scale < 1e-12 or not count:
-        return cells
-    notes = (*cells.notes, f"Huber {bound:g}: {count} of {len(weight)} cells count less")
-    return replace(cells, variance_C=cells.variance_C + (1 / weight - 1) * scale**2, notes=notes)
+    count = int((np.abs(pulled - cells.y_C) > 1e-9).sum())
+    notes = (*cells.notes, f"Huber {bound:g}: {count} of {len(pulled)} cells pulled in") if count else cells.notes
+    return replace(cells, y_C=pulled, notes=notes)
 
 
 def _uncertainty(
@@ -201,7 +198,9 @@ def _uncertainty(
     optimistic_P = _independent(model.design_CP, y_C)
     rows_CP, y_C = (model.design_CP, y_C) if model.equal else _whitened(model, y_C, spread)
     found = clusters.robust(rows_CP, y_C, model.group_C)
-    draws_SP = clusters.bootstrap(rows_CP, y_C, model.group_C, max(draws, _RESAMPLES) if draws else 0, seed)
+    draws_SP = clusters.bootstrap(rows_CP, y_C, model.group_C, draws, seed)
+    draws_SP = draws_SP if len(draws_SP) > draws / 2 else draws_SP[:0]
+    ends_EP = clusters.percentiles(rows_CP, y_C, model.group_C, (0.025, 0.975), seed) if draws else None
     exponents = []
     for place in range(1, len(beta_P)):
         value, freedom = float(beta_P[place]), float(found.freedom_P[place])
@@ -211,13 +210,10 @@ def _uncertainty(
         low, high, low80, high80 = (value + half if known else None for half in (-wide, wide, -close, close))
         half = float(optimistic_P[place])
         optimistic = (value - half, value + half) if math.isfinite(half) else None
-        percentile = None
-        if len(draws_SP) > draws / 2:
-            first, last = np.percentile(draws_SP[:, place], [2.5, 97.5]).tolist()
-            percentile = (first, last)
+        percentile = (float(ends_EP[0, place]), float(ends_EP[1, place])) if ends_EP is not None else None
         counted = freedom if known else None
         exponents.append(Exponent(value, low, high, low80, high80, counted, percentile, optimistic))
-    return found.covariance_PP, tuple(exponents), draws_SP[:draws]
+    return found.covariance_PP, tuple(exponents), draws_SP
 
 
 def _independent(design_CP: np.ndarray, y_C: np.ndarray) -> np.ndarray:

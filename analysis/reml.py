@@ -7,10 +7,12 @@ The model of the log optima of cells c in sizes g is
 with v the known variance of a cell's optimum.  The restricted likelihood of (S, T) (Patterson and Thompson 1971) is
 evaluated on a grid; with Jeffreys' prior, the root of the determinant of its expected information, and a flat prior on
 beta it gives weights of the nodes of the grid, and at each node beta is normal.  For a balanced design that prior is
-1 / (within mean square x between mean square): where S dominates, the predictive distribution of a new size is
-Student's t with (sizes - coefficients between sizes) degrees of freedom, as it should be (Tiao and Tan 1965; Box and
-Tiao 1973, chapter 5), and where it does not, less wide.  Nothing in it is chosen by hand, and it does not change when
-y is multiplied by a number.
+1 / (within mean square x between mean square) (Tiao and Tan 1965).  S may be below 0 as far as variances stay
+positive, as a between mean square can by chance be below the within one, and then counts as 0: without that, S would
+be overrated wherever sizes deviate little, since all chance would be on one side.  For balanced designs this is the
+generalised pivot of Tsui and Weerahandi (1989) and Weerahandi (1993).  Where S dominates, the predictive distribution
+of a new size is Student's t with (sizes - coefficients between sizes) degrees of freedom; where not, it is less wide.
+Nothing in it is chosen by hand, and it does not change when y is multiplied by a number.
 
 With W = 1/(v + T) and rows multiplied by its root, the part of the sizes' dummies that no regressor explains has
 singular values sqrt(d_k) and left vectors U: the contrasts z = U'y have variance 1 + S d_k, and the others 1.
@@ -19,11 +21,12 @@ Suffixes: C cells, G sizes, P coefficients, Z contrasts between sizes, K nodes o
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 _TINY = 1e-24  # the least variance of a natural log that is told from none
+_BELOW = 3.0  # how far below the observed spread the grid goes, in ln
 _STEP = 0.2  # of the grid in ln(1 + S d)
 
 
@@ -83,13 +86,11 @@ def freedom(model: Model) -> Freedom:
 def posterior(model: Model, y_RC: np.ndarray) -> Posterior:
     """The weighted grid for each row of `y_RC`; the rows share a grid that is wide enough for all of them.
 
-    Where no contrast between sizes is left, S is 0; where none within is left, cells are taken for sizes' deviations:
-    then only the sum of both variances can be known, and it is what a new size needs.
+    Where no contrast between sizes is left, S is 0.  Where none within is left, only S + T can be known, which is what
+    a new size needs: it is all in T.
     """
+    model = _merged(model)
     free = freedom(model)
-    if free.within == 0 and free.between > 0:
-        model = Model(model.design_CP, model.variance_C, np.arange(len(model.group_C)), model.equal)
-        free = Freedom(0, free.between)
     parts, between, within = [], [], []
     for tau2, area in _within_nodes(model, y_RC, free):
         white = _whiten(model, tau2)
@@ -97,7 +98,7 @@ def posterior(model: Model, y_RC: np.ndarray) -> Posterior:
         log_RN, mean_RNP, covariance_NPP = _at(model, white, y_RC, nodes_N)
         prior_N = _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)
         parts.append((log_RN + prior_N, mean_RNP, covariance_NPP))
-        between.append(nodes_N)
+        between.append(np.maximum(nodes_N, 0.0))
         within.append(np.full(len(nodes_N), tau2))
     log_RK = np.concatenate([part[0] for part in parts], axis=1)
     weight_RK = np.exp(log_RK - log_RK.max(axis=1, keepdims=True))
@@ -127,6 +128,7 @@ def restricted(model: Model, y_C: np.ndarray, between: float, within: float) -> 
 
 def estimate(model: Model, y_C: np.ndarray, start: Posterior) -> tuple[float, float]:
     """(S, T) of the largest restricted likelihood: by halving steps in ln, from the best node of a grid."""
+    model = _merged(model)
     log_K = likelihood(model, y_C[None], start)[0]
     best = int(log_K.argmax())
     place, value, step = np.array([start.between_K[best], start.within_K[best]]), float(log_K[best]), 0.5
@@ -144,6 +146,14 @@ def estimate(model: Model, y_C: np.ndarray, start: Posterior) -> tuple[float, fl
         if min(model.variance_C.min(), 1.0) + empty[1] > _TINY and restricted(model, y_C, *empty) >= value - 1e-6:
             place = np.array(empty)
     return float(place[0]), float(place[1])
+
+
+def _merged(model: Model) -> Model:
+    """The model with one group for all cells, where each is the only one of its size: then S + T is T."""
+    free = freedom(model)
+    if free.within > 0 or free.between == 0:
+        return model
+    return replace(model, group_C=np.zeros(len(model.group_C), dtype=int))
 
 
 def _dummies(group_C: np.ndarray) -> np.ndarray:
@@ -168,13 +178,15 @@ def _whiten(model: Model, tau2: float) -> _Whitened:
 def _at(
     model: Model, white: _Whitened, y_RC: np.ndarray, between_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(log likelihood [R, N], beta [R, N, P], its covariance [N, P, P]) at one T and several S."""
+    """(log likelihood [R, N], beta [R, N, P], its covariance [N, P, P]) at one T and several S, of which those below 0
+    count as 0 for beta."""
     y_RC = y_RC * np.sqrt(white.weight_C)
     fitted_RP, z_RZ = y_RC @ white.q_CP, y_RC @ white.u_CZ
     rest_RC = y_RC - fitted_RP @ white.q_CP.T - z_RZ @ white.u_CZ.T
     spread_NZ = 1 + between_N[:, None] * white.d_Z
     log_RN = white.constant - 0.5 * np.log(spread_NZ).sum(axis=1) - 0.5 * (z_RZ**2) @ (1 / spread_NZ).T
     log_RN = log_RN - 0.5 * (rest_RC**2).sum(axis=1)[:, None]
+    between_N = np.maximum(between_N, 0.0)
     if model.equal:
         plain_PC = np.linalg.pinv(model.design_CP)
         beta_RP = y_RC / np.sqrt(white.weight_C) @ plain_PC.T
@@ -182,7 +194,7 @@ def _at(
         sums_PG = plain_PC @ _dummies(model.group_C)
         own_PP = plain_PC / white.weight_C @ plain_PC.T
         return log_RN, mean_RNP, own_PP + between_N[:, None, None] * (sums_PG @ sums_PG.T)
-    share_NZ = between_N[:, None] / spread_NZ
+    share_NZ = between_N[:, None] / (1 + between_N[:, None] * white.d_Z)
     moved_RNP = fitted_RP[:, None, :] - np.einsum("pz,nz,rz->rnp", white.cross_PZ, share_NZ, z_RZ)
     inner_NPP = (
         np.eye(len(white.inverse_PP))
@@ -204,7 +216,7 @@ def _jeffreys(white: _Whitened, between_N: np.ndarray) -> np.ndarray:
     q_PP = q_CP.T @ (w_C[:, None] * q_CP)
     total = (w_C**2).sum() - 2 * (w_C**2 @ (q_CP**2).sum(axis=1)) + (q_PP**2).sum()
     if not len(white.d_Z):
-        return np.full(len(between_N), 0.5 * math.log(total) + math.log(white.weight_C.mean()))
+        return np.full(len(between_N), 0.5 * math.log(max(total, 1e-300)) + math.log(white.weight_C.mean()))
     weighted_CZ = w_C[:, None] * u_CZ
     u_ZZ = u_CZ.T @ weighted_CZ
     mixed_Z = (weighted_CZ**2).sum(axis=0) - ((q_CP.T @ weighted_CZ) ** 2).sum(axis=0)
@@ -236,15 +248,15 @@ def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom) -> list[tuple[f
 
 
 def _between_nodes(white: _Whitened, y_RC: np.ndarray, free: Freedom) -> tuple[np.ndarray, np.ndarray]:
-    """(S, width of its step) [N] in equal steps of ln(1 + S mean d): far enough out for tails S^(-1 - freedom/2)."""
+    """(S, width of its step) [N] in equal steps of ln(1 + S max d): far enough out for tails S^(-1 - freedom/2)."""
     if not free.between:
         return np.zeros(1), np.ones(1)
     z_RZ = (y_RC * np.sqrt(white.weight_C)) @ white.u_CZ
-    largest = math.log1p(float((z_RZ**2).mean(axis=1).max()))
-    top = largest + 20 / free.between
-    edges_E = np.linspace(0.0, top, math.ceil(top / _STEP) + 1)
+    square_R = np.maximum((z_RZ**2).mean(axis=1), 1e-3)
+    bottom, top = math.log(float(square_R.min())) - _BELOW, math.log(float(square_R.max())) + 20 / free.between
+    edges_E = np.linspace(bottom, max(top, 1.0), math.ceil((max(top, 1.0) - bottom) / _STEP) + 1)
     middle_N = (edges_E[1:] + edges_E[:-1]) / 2
-    scale = 1 / float(white.d_Z.mean())
+    scale = 1 / float(white.d_Z.max())
     return np.expm1(middle_N) * scale, np.exp(middle_N) * scale * (edges_E[1] - edges_E[0])
 
 
