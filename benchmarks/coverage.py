@@ -1,6 +1,6 @@
 """How often prediction intervals of fitted laws hold the optimum of a new size: the table of `docs/laws_coverage.md`.
 
-    python -m benchmarks.coverage                # 2,000 laws per row, minutes on one core
+    python -m benchmarks.coverage                # 4,000 laws per row, minutes on one core
     python -m benchmarks.coverage --laws 10000
 
 Each row is a setting of `analysis.simulated_laws`; each cell `beyond / inside`, per cent of the laws whose nominal 95 %
@@ -40,7 +40,7 @@ def row(setting: Setting, laws: int, seed: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--laws", type=int, default=2000, help="laws per row")
+    parser.add_argument("--laws", type=int, default=4000, help="laws per row")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(f"| sizes | cells | SD between, within | {' | '.join(METHODS)} |")

@@ -220,7 +220,7 @@ def students_t(x: np.ndarray, y: np.ndarray, new: float) -> float:
 def test_prediction_tends_to_students_t() -> None:
     """With sizes' deviations only and a balanced design, it is Student's t with G - 2 degrees of freedom."""
     frame = cells(sizes=6, between=0.3, within=1e-4)
-    means = np.log(frame["lr"]).groupby(frame["params"]).mean()
+    means = frame.assign(log=np.log(frame["lr"])).groupby("params")["log"].mean()
     half = students_t(np.log(means.index.to_numpy(float)), means.to_numpy(), math.log(1e11))
     found = fit_power_law(frame, draws=0).predict({"params": 1e11, "tokens": 8e9})
     assert math.log(found.high / found.value) == pytest.approx(half, rel=0.01)
@@ -304,6 +304,11 @@ class TestTooLittle:
         law = fit_power_law(frame)
         assert law.regressors == ("params",)
         assert any("cannot be told apart" in note for note in law.notes)
+
+    def test_batch_survives_a_line_of_the_others(self) -> None:
+        frame = cells(sizes=6, budgets=2, within=0.05).assign(batch=[1e5, 2e5, 4e5] * 4)
+        frame["tokens"] = 20 * frame["params"]
+        assert fit_power_law(frame, regressors=["params", "tokens", "batch"]).regressors == ("params", "batch")
 
     def test_nearly_one_line_is_noted(self) -> None:
         rng = np.random.default_rng(0)
