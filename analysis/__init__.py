@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.calculator import fit
-    from analysis.loss_fit import fit_loss_law
-    from analysis.optima import find_optima
-    from analysis.power_fit import fit_power_law
+    from analysis.literature.publication import published
+    from analysis.loss.fit import fit_loss_law
+    from analysis.power.fit import fit_power_law
     from analysis.prediction import predict
-    from analysis.publication import published
-    from analysis.source import load
+    from analysis.runs.optima import find_optima
+    from analysis.runs.source import load
 
 __all__ = ["find_optima", "fit", "fit_loss_law", "fit_power_law", "load", "predict", "published"]
 
 _HOMES = {
-    "find_optima": "optima",
+    "find_optima": "runs.optima",
     "fit": "calculator",
-    "fit_loss_law": "loss_fit",
-    "fit_power_law": "power_fit",
-    "load": "source",
+    "fit_loss_law": "loss.fit",
+    "fit_power_law": "power.fit",
+    "load": "runs.source",
     "predict": "prediction",
-    "published": "publication",
+    "published": "literature.publication",
 }
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.law import Edge, Kind, Law, Penalty, Rival
-from analysis.loss_fit import fit_loss_law
-from analysis.optima import BOTH, find_optima, swept
-from analysis.power_fit import fit_power_law
-from analysis.power_law import PowerLaw
-from analysis.source import Runs
-from analysis.target import Estimator, parse_estimator, targets
+from analysis.loss.fit import fit_loss_law
+from analysis.power.fit import fit_power_law
+from analysis.power.law import PowerLaw
+from analysis.runs.optima import BOTH, find_optima, swept
+from analysis.runs.source import Runs
+from analysis.runs.target import Estimator, parse_estimator, targets
 from lab.check import InputError, require
 
 BatchRule = Literal["best", "fixed"]
@@ -54,14 +54,14 @@ def fit(
     """Fit a law to runs.
 
     Args:
-        runs: from `analysis.source.load`.
+        runs: from `analysis.runs.source.load`.
         kind: lr, batch, lr+batch or loss.
-        estimator: `analysis.target`; the loss law takes each size's best run.
+        estimator: `analysis.runs.target`; the loss law takes each size's best run.
         batch_rule: see the module; by default `best` where most sizes were run at three batches or more.
         batch_regressors: of the batch; by default params and tokens, and tokens alone for near-optimal, as its authors
             fit it (Step Law, arXiv 2503.04715).
         draws, seed: of the cluster bootstrap.
-        delta, form: of the loss law (`analysis.loss_fit`).
+        delta, form: of the loss law (`analysis.loss.fit`).
 
     Raises:
         InputError: the runs lack a column, an optimum, or more than one size or token count.

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.calculator import Fit
-from analysis.loss_law import LossLaw
-from analysis.power_fit import COLUMNS
-from analysis.power_law import PowerLaw
-from analysis.source import Runs
+from analysis.loss.law import LossLaw
+from analysis.power.fit import COLUMNS
+from analysis.power.law import PowerLaw
+from analysis.runs.source import Runs
 
 _MOST_CELLS = 60  # panels of one picture
 _COLUMNS = 6
@@ -167,6 +167,6 @@ def _panels(count: int, *, width: float = 1.9, height: float = 1.6) -> tuple[Fig
     return figure, axes
 
 
-def _title(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _title(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
     short = {"params": "N", "tokens": "D", "batch": "B"}
     return " ".join(f"{short[key]} {row[key]:.3g}" for key in keys) + f"\n{row['quality']}"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.loss_law import LossLaw
-from analysis.power_law import PowerLaw
+from analysis.loss.law import LossLaw
+from analysis.power.law import PowerLaw
 from lab.check import InputError, require
 
 Kind = Literal["lr", "batch", "lr+batch", "loss"]

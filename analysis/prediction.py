@@ -16,9 +16,9 @@ from typing import Any
 
 from analysis import law as law_file
 from analysis.law import Law, Penalty
-from analysis.law_answer import answer
-from analysis.power_law import Estimate, PowerLaw
-from analysis.publication import Publication, option, published
+from analysis.literature.answer import answer
+from analysis.literature.publication import Publication, option, published
+from analysis.power.law import Estimate, PowerLaw
 from lab.check import require
 
 FAR = 10.0  # times beyond the fitted range: a warning
@@ -143,7 +143,7 @@ def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
         lr, lr_sd = law.lr.predict(given), law.lr.log_moments(given)[1]
         away = 0.0
         if batch is not None and law.batch is not None:
-            away = math.log(batch / found["batch_tokens"])
+            away = math.log(batch / law.batch.predict(given).value)
             found |= {"batch_tokens": batch, "batch_low": None, "batch_high": None, "batch_mean": None}
         slope = law.penalty.valley_slope if law.penalty and away else None
         require(not away or slope is not None, f"law {law.name} knows no valley: leave --batch out")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from analysis.drift import Cell
-from analysis.power_law import PowerLaw
+from analysis.power.law import PowerLaw
 
 ENOUGH = 5  # rates in a window that need no more
 

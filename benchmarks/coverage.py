@@ -3,14 +3,14 @@
     python -m benchmarks.coverage                # 4,000 laws per row, minutes on one core
     python -m benchmarks.coverage --laws 10000
 
-Each row is a setting of `analysis.simulated_laws`; each cell `beyond / inside`, per cent of the laws whose nominal 95 %
-interval held the true optimum of a new size twice as large as the largest, and of one in the middle.
+Each row is a setting of `analysis.power.simulation`; each cell `beyond / inside`, per cent of the laws whose nominal 95
+% interval held the true optimum of a new size twice as large as the largest, and of one in the middle.
 """
 
 import argparse
 from collections.abc import Iterator
 
-from analysis.simulated_laws import Setting, coverage, simulate
+from analysis.power.simulation import Setting, coverage, simulate
 
 METHODS = ("law", "reml-z", "iid", "iid mean")
 # Standard deviations between and within sizes: OpenEuroLLM's rate and batch, Step Law's rate, and others around them.

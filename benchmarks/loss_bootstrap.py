@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from analysis.loss_bootstrap import refit, resamples
-from analysis.loss_fit import SENSITIVITY
-from analysis.loss_newton import minimise
-from analysis.loss_objective import Objective, values
-from analysis.loss_search import DELTA, prepared, search
+from analysis.loss.bootstrap import refit, resamples
+from analysis.loss.fit import SENSITIVITY
+from analysis.loss.newton import minimise
+from analysis.loss.objective import Objective, values
+from analysis.loss.search import DELTA, prepared, search
 
 LIMIT_S = 20.0  # for a thousand refits on two cores
 

@@ -11,8 +11,8 @@ from lab.check import nearest, require
 if TYPE_CHECKING:
     from analysis.calculator import Fit
     from analysis.law import Law
-    from analysis.loss_law import LossLaw
-    from analysis.power_law import PowerLaw
+    from analysis.loss.law import LossLaw
+    from analysis.power.law import PowerLaw
 
 _COLUMNS = ("lr", "batch", "params", "tokens", "loss", "flops", "seed")
 
@@ -85,10 +85,9 @@ def where_of(texts: Sequence[str]) -> dict[str, str] | None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from analysis.source import load
-
     from analysis import calculator
     from analysis.law import KINDS
+    from analysis.runs.source import load
 
     require(
         options.law in KINDS, f"--law {options.law} is not one of {', '.join(KINDS)}{nearest(options.law, list(KINDS))}"

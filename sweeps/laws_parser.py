@@ -13,9 +13,9 @@ from lab.check import InputError, nearest, require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.law_answer import Answer
-    from analysis.law_trial import Outcome
-    from analysis.publication import Publication
+    from analysis.literature.answer import Answer
+    from analysis.literature.publication import Publication
+    from analysis.literature.trial import Outcome
 
 _COLUMNS = ("lr", "batch", "params", "tokens", "loss")
 
@@ -50,7 +50,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _inputs(parser: argparse.ArgumentParser) -> None:
-    from analysis.publication import INPUTS
+    from analysis.literature.publication import INPUTS
 
     for name, meaning in INPUTS.items():
         options = ["--batch-tokens", "--batch"] if name == "batch" else ["--" + name.replace("_", "-")]
@@ -59,7 +59,7 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from analysis.publication import publications
+    from analysis.literature.publication import publications
 
     if options.json:
         _print_json([law.summary() for law in publications()])
@@ -76,7 +76,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from analysis.publication import published
+    from analysis.literature.publication import published
 
     law = published(options.name)
     if options.json:
@@ -87,7 +87,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _card(law: "Publication") -> list[str]:
-    from analysis.publication import INPUTS
+    from analysis.literature.publication import INPUTS
 
     lines = [f"{law.name}: {law.title}", f"source: {law.source}"]
     if law.aliases:
@@ -107,8 +107,8 @@ def _card(law: "Publication") -> list[str]:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from analysis.law_answer import answers
-    from analysis.publication import INPUTS
+    from analysis.literature.answer import answers
+    from analysis.literature.publication import INPUTS
 
     out: Path | None = options.out
     require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
@@ -120,7 +120,8 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         _side_by_side(found)
     if out is not None:
-        from analysis import figure, law_figure
+        from analysis import figure
+        from analysis.literature import figure as law_figure
 
         picture = figure.save(law_figure.scale(inputs), out, "laws")[0]
         if not options.json:
@@ -162,7 +163,7 @@ def _side_by_side(found: Sequence["Answer"]) -> None:
 
 
 def _test(options: argparse.Namespace) -> int:
-    from analysis.source import load
+    from analysis.runs.source import load
 
     runs = load(
         options.data,
@@ -178,8 +179,8 @@ def _test(options: argparse.Namespace) -> int:
 
 def report(frame: "pd.DataFrame", options: argparse.Namespace) -> int:
     """Try the laws on runs in canonical columns and print what they cost; options as `lrlab laws test` has them."""
-    from analysis.law_trial import trial
-    from analysis.publication import published
+    from analysis.literature.publication import published
+    from analysis.literature.trial import trial
 
     laws = None if options.law is None else [published(name) for name in options.law]
     found = trial(frame, laws, window=parse_window(options.window))

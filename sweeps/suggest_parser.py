@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lab.check import InputError, require
 
 if TYPE_CHECKING:
-    from analysis.power_law import PowerLaw
-    from analysis.source import Runs
-
     from analysis.drift import Cell
+    from analysis.power.law import PowerLaw
     from analysis.results import Results
+    from analysis.runs.source import Runs
     from analysis.suggestion import Place, Suggestion
     from lab.config import RunConfig
 
@@ -41,10 +40,9 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _suggest(options: argparse.Namespace) -> int:
-    from analysis.source import load
-
     from analysis import results
     from analysis.drift import read_cells
+    from analysis.runs.source import load
     from analysis.suggestion import repairs
     from sweeps.fit_parser import where_of
 

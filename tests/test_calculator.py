@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.source import load
 from law_cases import BATCH, K_BATCH, K_LR, K_MIXED, LR, TOKENS, grid, least, power
 
 import analysis
@@ -17,6 +16,7 @@ from analysis import law as law_file
 from analysis.calculator import fit
 from analysis.law import Edge, Penalty
 from analysis.prediction import Prediction
+from analysis.runs.source import load
 from lab.check import InputError
 from sweeps.cli import main
 

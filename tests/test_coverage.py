@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.power_fit import fit_power_law
-from analysis.simulated_laws import Setting, Wrong, coverage, simulate
+from analysis.power.fit import fit_power_law
+from analysis.power.simulation import Setting, Wrong, coverage, simulate
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from law_cells import openeurollm, steplaw_runs, surfaces
 
-from analysis.holdout import leave_largest_tokens_out, leave_one_size_out, rolling, winkler
+from analysis.power.holdout import leave_largest_tokens_out, leave_one_size_out, rolling, winkler
 from lab.check import InputError
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.law_answer import answer, answers
-from analysis.law_figure import scale
-from analysis.law_trial import CONSTANT, NEAREST, trial
-from analysis.publication import publications, published
+from analysis.literature.answer import answer, answers
+from analysis.literature.figure import scale
+from analysis.literature.publication import publications, published
+from analysis.literature.trial import CONSTANT, NEAREST, trial
 from lab.check import InputError
 from sweeps import laws_parser
 from sweeps.cli import main
@@ -255,9 +255,9 @@ def test_laws_are_tried_on_a_file_of_runs(monkeypatch: pytest.MonkeyPatch, capsy
         given.update(source=source, columns=columns, batch_unit=batch_unit, where=where)
         return types.SimpleNamespace(frame=runs(), notes=("lr is taken from the column 'eta'",))
 
-    source = types.ModuleType("analysis.source")
+    source = types.ModuleType("analysis.runs.source")
     source.load = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "analysis.source", source)
+    monkeypatch.setitem(sys.modules, "analysis.runs.source", source)
     words = "laws test runs.csv --columns lr=eta,batch=bsz --batch-unit sequences:2048 --law step --window 2%"
     words += " --where seed=1 --where optimizer=adamw"
     assert main(words.split()) == 0

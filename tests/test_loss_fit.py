@@ -14,11 +14,11 @@ import pytest
 from loss_data import TRUTH, best_runs, budgets, chinchilla, grid, noisy, surface_of, with_noise
 from scipy.optimize import minimize
 
-from analysis.isoflop import isoflop
-from analysis.loss_check import check
-from analysis.loss_fit import fit_loss_law
-from analysis.loss_law import PARAMETERS, LossLaw, loss
-from analysis.loss_profile import profiles_of
+from analysis.loss.check import check
+from analysis.loss.fit import fit_loss_law
+from analysis.loss.isoflop import isoflop
+from analysis.loss.law import PARAMETERS, LossLaw, loss
+from analysis.loss.profile import profiles_of
 from lab.check import InputError
 
 # Hoffmann et al., TeX source of arXiv 2203.15556: a, b, e, alpha, beta.

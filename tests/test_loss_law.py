@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from loss_data import noisy
 
-from analysis.loss_fit import fit_loss_law
-from analysis.loss_law import PARAMETERS, LossLaw, Range
+from analysis.loss.fit import fit_loss_law
+from analysis.loss.law import PARAMETERS, LossLaw, Range
 from lab.check import InputError
 
 

@@ -8,11 +8,11 @@ import pytest
 from loss_data import noisy
 from scipy.optimize import minimize
 
-from analysis.loss_form import FORMS
-from analysis.loss_newton import minimise
-from analysis.loss_objective import jacobian, point, soft_sum
-from analysis.loss_search import prepared
-from analysis.loss_start import non_negative, starts
+from analysis.loss.form import FORMS
+from analysis.loss.newton import minimise
+from analysis.loss.objective import jacobian, point, soft_sum
+from analysis.loss.search import prepared
+from analysis.loss.start import non_negative, starts
 
 
 @pytest.mark.parametrize("over", [1.0, 10.0])
@@ -77,6 +77,6 @@ def test_subsets_give_non_negative_least_squares() -> None:
 
 
 def test_the_law_needs_numpy_only() -> None:
-    code = "import sys, analysis.loss_law; print(sorted({'jax', 'scipy', 'pandas'} & set(sys.modules)))"
+    code = "import sys, analysis.loss.law; print(sorted({'jax', 'scipy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

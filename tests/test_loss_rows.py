@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from loss_data import TRUTH, at, grid, noisy, surface_of, with_noise
 
-from analysis.loss_check import check
-from analysis.loss_fit import fit_loss_law
+from analysis.loss.check import check
+from analysis.loss.fit import fit_loss_law
 from lab.check import InputError
 
 LINES = {

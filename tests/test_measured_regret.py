@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.measured_regret import discriminate, measured, profile, readings
-from analysis.publication import published
+from analysis.literature.publication import published
+from analysis.literature.regret import discriminate, measured, profile, readings
 from lab.check import InputError
 
 HELD_OUT = {"params": 1073741824, "tokens": 1e11}

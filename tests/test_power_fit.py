@@ -9,10 +9,10 @@ import pytest
 from law_cells import near_optimal, openeurollm, repository_runs, steplaw_runs, surfaces
 from scipy import stats
 
-from analysis import reml
-from analysis.power_fit import Weights, fit_power_law
-from analysis.power_law import PowerLaw, mixture_quantile
-from analysis.simulated_laws import Setting, simulate
+from analysis.power import reml
+from analysis.power.fit import Weights, fit_power_law
+from analysis.power.law import PowerLaw, mixture_quantile
+from analysis.power.simulation import Setting, simulate
 from lab.check import InputError
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.power_fit import fit_power_law
-from analysis.power_law import PowerLaw, mixture_quantile
+from analysis.power.fit import fit_power_law
+from analysis.power.law import PowerLaw, mixture_quantile
 from lab.check import InputError
 
 
@@ -96,5 +96,5 @@ def test_quantile_of_a_mixture(share: float) -> None:
 
 
 def test_prediction_needs_neither_scipy_nor_pandas() -> None:
-    code = "import sys, analysis.power_law; print([n for n in ('scipy', 'pandas', 'jax') if n in sys.modules])"
+    code = "import sys, analysis.power.law; print([n for n in ('scipy', 'pandas', 'jax') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

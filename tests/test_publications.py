@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.publication import INPUTS, UNKNOWN, WORDS, Product, Publication, publications, published
+from analysis.literature.publication import INPUTS, UNKNOWN, WORDS, Product, Publication, publications, published
 from lab.check import InputError
 from lab.schedule import power_law
 
@@ -324,6 +324,6 @@ def test_zhou_in_raw_counts_is_far_below_every_other_law() -> None:
 
 
 def test_laws_load_without_numerical_libraries() -> None:
-    code = "import sys, analysis.publication as p; p.published('step'); print(*(m for m in sys.modules))"
+    code = "import sys, analysis.literature.publication as p; p.published('step'); print(*(m for m in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "scipy", "pandas", "jax", "matplotlib"} & set(found)

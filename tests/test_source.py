@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import source
-from analysis.optima import find_optima
-from analysis.row import snapped
-from analysis.source import load
+from analysis.runs import source
+from analysis.runs.optima import find_optima
+from analysis.runs.row import snapped
+from analysis.runs.source import load
 from lab.check import InputError
 
 LOSS_LAW = ("params", "tokens", "loss")

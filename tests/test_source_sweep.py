@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.optima import find_optima
-from analysis.source import load
+from analysis.runs.optima import find_optima
+from analysis.runs.source import load
 from lab import store
 from lab.check import InputError
 from lab.config import ExecConfig, RunConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.power_fit import fit_power_law
 
+from analysis.power.fit import fit_power_law
 from analysis.suggestion import Place, chosen
 from lab import store
 from lab.check import InputError

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import surface
-from analysis.node import cells_of
-from analysis.optima import BOTH, find_optima
 from analysis.optimum import Noise
-from analysis.source import load
-from analysis.surface import Nodes, Surface, find_surface, fit_quadratic
+from analysis.runs import surface
+from analysis.runs.node import cells_of
+from analysis.runs.optima import BOTH, find_optima
+from analysis.runs.source import load
+from analysis.runs.surface import Nodes, Surface, find_surface, fit_quadratic
 
 NOISE = Noise(0.004, "test", measured=False)
 VARIANCE = 0.004**2

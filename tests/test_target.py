@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.node import cells_of, edge_of, nodes_of
-from analysis.optima import BOTH, find_optima, swept
 from analysis.optimum import Noise, curve, find_optimum, pooled_noise, replicate_noise
-from analysis.source import Runs, load
-from analysis.target import Estimator, parse_estimator, targets
+from analysis.runs.node import cells_of, edge_of, nodes_of
+from analysis.runs.optima import BOTH, find_optima, swept
+from analysis.runs.source import Runs, load
+from analysis.runs.target import Estimator, parse_estimator, targets
 from lab.check import InputError
 
 

@@ -1,6 +1,6 @@
 """Newton's method inside bounds for many small problems at once: the loss law's starts, resamples and profiles.
 
-A step solves `(H + lambda J) s = -gradient`, H the exact Hessian and J the majoriser of `analysis.loss_objective`:
+A step solves `(H + lambda J) s = -gradient`, H the exact Hessian and J the majoriser of `analysis.loss.objective`:
 Newton's step for small lambda, a shortened step of reweighted least squares for large ones.  Both follow the scale of
 the numbers, so that none is left to choose.  A step is taken when F falls; lambda follows the ratio of the fall to
 the model's (Nielsen 1999).  Numbers on a bound that the gradient pushes outwards rest there.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.loss_objective import Objective, Point, point
+from analysis.loss.objective import Objective, Point, point
 
 ENOUGH = 1e-13  # of F: smaller gains end the search
 STEPS = 200

@@ -1,9 +1,9 @@
 """Fit of a power law to the optima of cells: `ln y = c + sum_i b_i ln x_i` with honest intervals.
 
 Regressors are centred logs.  Cells of one size share a deviation, and every cell has one of its own beside the known
-error of its optimum; both variances are estimated by restricted likelihood (`analysis.reml`), which weighs the cells
-(`weights="mixed"`) or only makes the intervals (`weights="equal"`: ordinary least squares, as published laws are
-fitted).  Exponents get cluster-robust intervals over sizes (`analysis.cluster`), predictions the predictive
+error of its optimum; both variances are estimated by restricted likelihood (`analysis.power.reml`), which weighs the
+cells (`weights="mixed"`) or only makes the intervals (`weights="equal"`: ordinary least squares, as published laws are
+fitted).  Exponents get cluster-robust intervals over sizes (`analysis.power.cluster`), predictions the predictive
 distribution of a new size.  What cannot be known is said in `notes`.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from analysis import cluster as clusters
-from analysis import reml
-from analysis.power_cells import COLUMNS, Cells, gather, identified, ranges, tempered
-from analysis.power_law import Curvature, Exponent, Node, PowerLaw, mixture_quantile
+from analysis.power import cluster as clusters
+from analysis.power import reml
+from analysis.power.cells import COLUMNS, Cells, gather, identified, ranges, tempered
+from analysis.power.law import Curvature, Exponent, Node, PowerLaw, mixture_quantile
 from lab.check import require
 
 Weights = Literal["mixed", "equal"]

@@ -6,8 +6,8 @@ With r = ln L - ln L(N, D; theta), weights w (how often a resample holds a row) 
 
 v_c = `over` where the law lies above the measurement (r < 0) and 1 elsewhere (a lower envelope for `over` > 1).
 delta = inf gives least squares and delta = 0 stands for least absolute deviations, F = sum w v |r|, which `values`
-knows and `analysis.loss_deviation` minimises.  It is the sum of Hoffmann et al. (arXiv 2203.15556, Eq. 3), never a
-mean.  For the soft sum of `analysis.loss_form`, p_k = softmax(t_k / tau), z_k = dt_k/dtheta - (t_k / tau) dtau/dtheta,
+knows and `analysis.loss.deviation` minimises.  It is the sum of Hoffmann et al. (arXiv 2203.15556, Eq. 3), never a
+mean.  For the soft sum of `analysis.loss.form`, p_k = softmax(t_k / tau), z_k = dt_k/dtheta - (t_k / tau) dtau/dtheta,
 
     m = tau LSE(t / tau),  dm = g = sum_k p_k z_k + LSE dtau,  d2m = (sum_k p_k z_k z_k' - zbar zbar') / tau,
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.loss_form import Surface
+from analysis.loss.form import Surface
 
 
 @dataclass(frozen=True)

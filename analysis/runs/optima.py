@@ -1,9 +1,9 @@
 """The optimum of every cell of a table of runs: learning rates, or rates and batches together.
 
-A cell is the runs of one (params, tokens), or of one (params, tokens, batch) where the rate alone is optimised; where
-a table has a column `variant`, the runs of one variant.  One dimension: `analysis.optimum`.  Two: `analysis.surface`,
-over the cell's nodes near its best loss; a cell without an acceptable surface falls back to its batches, one curve
-each, and tells the best of them.
+A cell is the runs of one (params, tokens), or of one (params, tokens, batch) where the rate alone is optimised; where a
+table has a column `variant`, the runs of one variant.  One dimension: `analysis.optimum`.  Two:
+`analysis.runs.surface`, over the cell's nodes near its best loss; a cell without an acceptable surface falls back to
+its batches, one curve each, and tells the best of them.
 """
 
 import math
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import optimum, surface
+from analysis import optimum
 from analysis.dither import SEEDS
-from analysis.node import Cell, axis_of, cells_of, edge_of, frame_of, keys_of
 from analysis.optimum import Noise, Optimum, Points
-from analysis.source import Runs
-from analysis.surface import Nodes, Quadratic, Surface
+from analysis.runs import surface
+from analysis.runs.node import Cell, axis_of, cells_of, edge_of, frame_of, keys_of
+from analysis.runs.source import Runs
+from analysis.runs.surface import Nodes, Quadratic, Surface
 from lab.check import require
 
 BOTH = ("lr", "batch")
@@ -46,16 +47,16 @@ def find_optima(
     Columns: `lr` with `lr_low`, `lr_high` (95 %) and `lr_sd` (of ln lr, for a law); `loss` at the optimum;
     `curvature` in nats per squared natural log; `quality` (interior, edge-low, edge-high, flat, too-few; of surfaces
     interior, edge, outside, indefinite, too-few); `points`, `diverged`; `stable`, the largest rate that did not
-    diverge; `next_lrs` to run next; `lr_edge` and `batch_edge` (low or high), where the best node is on the edge of
-    its grid, and `lr_bound`, below or above which the optimum then lies (`analysis.node.Edge`); `argmin_lr` and
-    `argmin_loss` of the best node.  Over both axes also `batch` (tokens per update) with `batch_low`,
-    `batch_high`, `batch_sd`, `batch_curvature`; `log_covariance` of (ln lr*, ln batch*); `cross` and `valley_slope`
-    (`analysis.surface.Surface`); `argmin_batch`; and, where the quality is not interior, `slice_batch`, `slice_lr` and
-    `slice_quality` of the batch whose own curve goes lowest.  Only an interior cell has an optimum; the rest are nan.
-    `attrs["noise"]` says what the intervals rest on.
+    diverge; `next_lrs` to run next; `lr_edge` and `batch_edge` (low or high), where the best node is on the edge of its
+    grid, and `lr_bound`, below or above which the optimum then lies (`analysis.runs.node.Edge`); `argmin_lr` and
+    `argmin_loss` of the best node.  Over both axes also `batch` (tokens per update) with `batch_low`, `batch_high`,
+    `batch_sd`, `batch_curvature`; `log_covariance` of (ln lr*, ln batch*); `cross` and `valley_slope`
+    (`analysis.runs.surface.Surface`); `argmin_batch`; and, where the quality is not interior, `slice_batch`, `slice_lr`
+    and `slice_quality` of the batch whose own curve goes lowest.  Only an interior cell has an optimum; the rest are
+    nan.  `attrs["noise"]` says what the intervals rest on.
 
     Args:
-        runs: from `analysis.source.load`, or a frame in its columns.
+        runs: from `analysis.runs.source.load`, or a frame in its columns.
         over: ("lr",) or ("lr", "batch").
         window: of surfaces, the loss above the lowest up to which nodes count, relative; None for all nodes.  Curves
             have the window of `analysis.optimum`.

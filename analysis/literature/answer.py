@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.publication import Beyond, Publication, publications
+from analysis.literature.publication import Beyond, Publication, publications
 from lab.check import InputError
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import column, condition, results, row
+from analysis import results
+from analysis.runs import column, condition, row
 from lab import check
 from lab.check import InputError
 
@@ -54,7 +55,7 @@ def load(
 
     Args:
         source: a folder of `lrlab sweep`, a CSV or Parquet file, or a data frame.
-        columns: {canonical name: the table's column} where it is not to be guessed (`analysis.column`).
+        columns: {canonical name: the table's column} where it is not to be guessed (`analysis.runs.column`).
         batch_unit: `tokens` or `sequences:2048`, of a table's batch column.
         require: the canonical columns without which the caller can do nothing.
         where: {column: value} that a row must have to be taken.

@@ -13,7 +13,7 @@ import itertools
 
 import numpy as np
 
-from analysis.loss_objective import Objective, values
+from analysis.loss.objective import Objective, values
 
 GRID = np.geomspace(0.02, 1.9, 32)  # of each exponent
 CONSTANTS = ("a", "b", "e")

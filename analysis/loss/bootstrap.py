@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.loss_deviation import SMOOTH
-from analysis.loss_newton import minimise
-from analysis.loss_objective import Objective
-from analysis.loss_start import MANY
+from analysis.loss.deviation import SMOOTH
+from analysis.loss.newton import minimise
+from analysis.loss.objective import Objective
+from analysis.loss.start import MANY
 from lab.check import require
 
 CONVERGED = 1e-8  # of F: a search that could still gain more has not converged

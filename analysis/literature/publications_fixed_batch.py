@@ -1,12 +1,12 @@
 """Published laws in which the batch is given and not found: horizon laws, rules that move a measured rate, a schedule.
 
 Also the law of AdamW's timescale, and a law whose constants are not known here.  Digits and units as in
-`analysis.publications`, which lists these laws with its own.
+`analysis.literature.publications`, which lists these laws with its own.
 """
 
 from dataclasses import replace
 
-from analysis.publication import STEP_TABLE, Conditions, Formula, Misprint, Product, Publication
+from analysis.literature.publication import STEP_TABLE, Conditions, Formula, Misprint, Product, Publication
 
 _WSD = Publication(
     name="power_wsd",

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.optimum import divergence_limit
-from analysis.source import Runs
+from analysis.runs.source import Runs
 
 
 @dataclass(frozen=True)

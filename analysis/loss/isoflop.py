@@ -4,7 +4,7 @@
 log10 D, and then `log10 D* = slope log10 C + intercept` by least squares.  Unless alpha = beta, the loss rises faster
 on one side of its optimum, so that D* is biased even without noise: by -5 % for curves that span a factor of 16 to each
 side at Chinchilla's exponents, by -23 % at others (arXiv 2603.22339).  The slope is right where all curves span the
-same factor around their optimum.  `analysis.loss_fit` fits the same runs without that bias; the difference of the two
+same factor around their optimum.  `analysis.loss.fit` fits the same runs without that bias; the difference of the two
 says how far to trust the parabolas.
 """
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.law_answer import answer
-from analysis.measured_regret import (
+from analysis.literature.answer import answer
+from analysis.literature.publication import Publication, publications, published
+from analysis.literature.regret import (
     PROTOCOLS,
     WINDOW,
     Discrimination,
@@ -28,7 +29,6 @@ from analysis.measured_regret import (
     measured,
     readings,
 )
-from analysis.publication import Publication, publications, published
 from lab.check import require
 
 NEAREST, CONSTANT = "nearest smaller cell", "smallest cell"

@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis import optima, surface
-from analysis.node import Edge, cells_of, edge_of, frame_of, keys_of, nodes_of
-from analysis.optima import BOTH
-from analysis.source import Runs
+from analysis.runs import optima, surface
+from analysis.runs.node import Edge, cells_of, edge_of, frame_of, keys_of, nodes_of
+from analysis.runs.optima import BOTH
+from analysis.runs.source import Runs
 from lab.check import nearest, require
 
 Kind = Literal["surface", "near-optimal", "argmin"]
@@ -80,14 +80,14 @@ def targets(
     Columns: `params`, `tokens`; `batch` where the rate alone is optimised, as a regressor (tokens per update); `lr` and
     `lr_variance` (of ln lr); `best_batch` and `batch_variance` (of ln batch) where both are; `loss`; `censored`: "" for
     a point, "low" or "high" where the optimum lies below or above `lr` (such a row has no `best_batch`: nan; its `lr`
-    is the bound of `analysis.node.Edge`, of argmin the best node itself); `variant` where the runs have it.
+    is the bound of `analysis.runs.node.Edge`, of argmin the best node itself); `variant` where the runs have it.
     `attrs["left_out"]` counts the cells that are not told, by their quality; `attrs["estimator"]` names the rule.
 
     Args:
-        runs: from `analysis.source.load`, or a frame in its columns.
+        runs: from `analysis.runs.source.load`, or a frame in its columns.
         estimator: see the module.
-        over: ("lr", "batch"), ("lr",), or what the runs were swept over (`analysis.optima.swept`).
-        window: of surfaces, see `analysis.optima.find_optima`.
+        over: ("lr", "batch"), ("lr",), or what the runs were swept over (`analysis.runs.optima.swept`).
+        window: of surfaces, see `analysis.runs.optima.find_optima`.
         edges: what becomes of cells whose best rate is on the edge of their grid: rows that say so, no rows, or rows
             like the others.  By default `censor`, and `keep` for near-optimal, whose authors take all runs.  A surface
             that finds its optimum inside has no edge; one that does not is never kept as a point.

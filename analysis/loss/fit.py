@@ -1,9 +1,9 @@
 """Fitting a loss law L(N, D) to final losses, so that what is not determined or not converged is said.
 
-The starts come from a grid of 32 x 32 exponents with the constants that fit best (`analysis.loss_start`).  They are
-searched to their ends by Newton's method with exact derivatives (`analysis.loss_newton`), or, for delta = 0, by linear
-programs (`analysis.loss_deviation`).  A fit has converged where at least three starts end within 1e-6 of the lowest
-objective, no further fall is promised there, and no number rests on a bound; `analysis.loss_check` asks the same of
+The starts come from a grid of 32 x 32 exponents with the constants that fit best (`analysis.loss.start`).  They are
+searched to their ends by Newton's method with exact derivatives (`analysis.loss.newton`), or, for delta = 0, by linear
+programs (`analysis.loss.deviation`).  A fit has converged where at least three starts end within 1e-6 of the lowest
+objective, no further fall is promised there, and no number rests on a bound; `analysis.loss.check` asks the same of
 numbers from elsewhere.
 
 The default delta of 1e-3, log residuals and the sum of losses are those of Hoffmann et al. (arXiv 2203.15556, Eq. 3).
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.loss_bootstrap import CONVERGED, Refits, bootstrap
-from analysis.loss_form import TERMS, Surface, parameters
-from analysis.loss_law import PARAMETERS, Alternative, LossLaw, Range, Status
-from analysis.loss_newton import minimise
-from analysis.loss_objective import Objective, residuals
-from analysis.loss_profile import Profile, condition, profiles
-from analysis.loss_rows import Rows, undetermined
-from analysis.loss_search import DELTA, prepared, same, search
+from analysis.loss.bootstrap import CONVERGED, Refits, bootstrap
+from analysis.loss.form import TERMS, Surface, parameters
+from analysis.loss.law import PARAMETERS, Alternative, LossLaw, Range, Status
+from analysis.loss.newton import minimise
+from analysis.loss.objective import Objective, residuals
+from analysis.loss.profile import Profile, condition, profiles
+from analysis.loss.rows import Rows, undetermined
+from analysis.loss.search import DELTA, prepared, same, search
 
 SENSITIVITY = (1e-4, 1e-2, math.inf)
 LEAST_AGREEING = 3
@@ -61,7 +61,7 @@ def fit_loss_law(
 
     Args:
         delta: Huber's threshold in log loss; 0 for least absolute deviations, inf for least squares.
-        form: one of `analysis.loss_form`: chinchilla, tied, kaplan, tokens, params.
+        form: one of `analysis.loss.form`: chinchilla, tied, kaplan, tokens, params.
         cluster: column whose values are resampled as a whole: the run where rows are checkpoints, or the size.
         draws: resamples behind the intervals; 0 for none.
         seed: of the resamples.

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import special, stats
 
-from analysis import reml
+from analysis.power import reml
 
 Wrong = Literal["nothing", "curvature", "heavy tails", "trunks"]
 _TRUTH_P = np.array([-6.5, -0.6, 0.25])

@@ -13,8 +13,8 @@ import dataclasses
 import numpy as np
 from scipy.optimize import linprog
 
-from analysis.loss_newton import Minima, minimise
-from analysis.loss_objective import Objective, jacobian, residuals, values
+from analysis.loss.newton import Minima, minimise
+from analysis.loss.objective import Objective, jacobian, residuals, values
 
 PATH = tuple(10.0**-power for power in range(2, 12))  # of delta, in log loss
 SMOOTH = 1e-5  # delta that stands for 0 where thousands of fits are wanted

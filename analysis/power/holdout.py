@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.power_cells import COLUMNS
-from analysis.power_fit import Weights, fit_power_law
+from analysis.power.cells import COLUMNS
+from analysis.power.fit import Weights, fit_power_law
 from lab.check import require
 
 LEAST_SIZES = 3  # that a law of sizes is fitted to

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.loss_law import PARAMETERS
+from analysis.loss.law import PARAMETERS
 from lab.check import nearest, require
 
 FORMS = {

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.loss_deviation import SMOOTH
-from analysis.loss_form import fitted_vector
-from analysis.loss_law import LossLaw
-from analysis.loss_newton import minimise
-from analysis.loss_objective import Objective, jacobian, point, residuals
-from analysis.loss_search import prepared
+from analysis.loss.deviation import SMOOTH
+from analysis.loss.form import fitted_vector
+from analysis.loss.law import LossLaw
+from analysis.loss.newton import minimise
+from analysis.loss.objective import Objective, jacobian, point, residuals
+from analysis.loss.search import prepared
 
 CHI2 = 3.841458820694124  # 95 % of chi-squared with one degree of freedom
 _POINTS = 12  # held values on each side

@@ -4,7 +4,8 @@ A law answers in the project's units: rates are peak rates, batches tokens per u
 Most formulas are products of powers, `scale * coefficient * prod_i (x_i / unit_i)^exponent_i`, kept with the authors'
 own digits and units, so that a printed constant can be compared with its source.  Natural logarithms throughout.
 
-The laws themselves stand in `analysis.publications`.  Only the standard library is imported, so a law answers at once.
+The laws themselves stand in `analysis.literature.publications`.  Only the standard library is imported, so a law
+answers at once.
 """
 
 import math
@@ -290,7 +291,7 @@ def published(name: str) -> Publication:
 
 def publications() -> tuple[Publication, ...]:
     """Every published law, in the order of the documentation."""
-    from analysis.publications import TABLE
+    from analysis.literature.publications import TABLE
 
     return TABLE
 

@@ -8,7 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.law_answer import Answer, answers
+from analysis.literature.answer import Answer, answers
 from lab.check import require
 
 DECADES = 1.5  # of N, on either side of the given run
@@ -18,7 +18,7 @@ _MARKERS = "os^Dv<>PX*hd"
 
 
 def scale(inputs: Mapping[str, float | None]) -> Figure:
-    """Four panels around the run that `inputs` names (`params` and `tokens` at least; `analysis.publication.INPUTS`).
+    """Four panels around the run that `inputs` names (`params` and `tokens` at least).
 
     The left ones keep the run's tokens per parameter, the right ones its tokens.  A line is full inside the range of
     the law's fit and dashed outside; where the range is unknown it is dotted.  A given batch stays as it is.  Laws

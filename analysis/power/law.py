@@ -4,8 +4,8 @@
 
 y the peak learning rate or the batch in tokens, x_i parameters, tokens and perhaps batch tokens, m_i the mean of ln x_i
 over the cells fitted.  What is unknown about c_0, b and the two variances (between sizes and between cells) is a
-mixture of at most some dozens of normals, the nodes (`analysis.reml`): at x each has a mean of ln y, a variance of that
-mean, and the variance of a new size's own deviation.  Intervals are quantiles of the mixture.
+mixture of at most some dozens of normals, the nodes (`analysis.power.reml`): at x each has a mean of ln y, a variance
+of that mean, and the variance of a new size's own deviation.  Intervals are quantiles of the mixture.
 
 numpy only: a prediction does not wait for scipy or pandas.  Suffixes: K nodes, P coefficients (constant first), X
 places.

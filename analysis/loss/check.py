@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.loss_form import TERMS, fitted_vector
-from analysis.loss_law import LossLaw
-from analysis.loss_objective import values
-from analysis.loss_search import AGREE, DELTA, prepared, promise, rounding, same, search
+from analysis.loss.form import TERMS, fitted_vector
+from analysis.loss.law import LossLaw
+from analysis.loss.objective import values
+from analysis.loss.search import AGREE, DELTA, prepared, promise, rounding, same, search
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def check(
 ) -> Verdict:
     """The verdict on a law, or on E, A, B, alpha and beta by name, for the rows of `frame` (params, tokens, loss).
 
-    Options that are None come from the law, or are the defaults of `analysis.loss_fit.fit_loss_law`.
+    Options that are None come from the law, or are the defaults of `analysis.loss.fit.fit_loss_law`.
 
     Raises:
         InputError: for columns, rows, options or numbers that cannot be.

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pandas as pd
 
-from analysis.loss_deviation import minimise_deviation, promised
-from analysis.loss_form import FORMS, check_form, surface
-from analysis.loss_newton import Minima, minimise
-from analysis.loss_objective import Objective
-from analysis.loss_rows import Rows, rows_of
-from analysis.loss_start import starts
+from analysis.loss.deviation import minimise_deviation, promised
+from analysis.loss.form import FORMS, check_form, surface
+from analysis.loss.newton import Minima, minimise
+from analysis.loss.objective import Objective
+from analysis.loss.rows import Rows, rows_of
+from analysis.loss.start import starts
 from lab.check import require
 
 DELTA = 1e-3  # Huber's threshold of Hoffmann et al.
@@ -37,7 +37,7 @@ def prepared(
 
 
 def search(goal: Objective, more_MP: np.ndarray | None = None) -> Minima:
-    """The ends of all starts of `analysis.loss_start`, and of `more_MP`."""
+    """The ends of all starts of `analysis.loss.start`, and of `more_MP`."""
     start_MP = starts(goal)
     if more_MP is not None:
         start_MP = np.concatenate([more_MP, start_MP])

@@ -1,6 +1,6 @@
 """A fitted loss law: its numbers with intervals, its predictions, the best split of a budget, and its JSON.
 
-The forms stand in `analysis.loss_form`; all are of A N^-alpha, B D^-beta and E, in nats per token, with N in
+The forms stand in `analysis.loss.form`; all are of A N^-alpha, B D^-beta and E, in nats per token, with N in
 parameters and D in tokens.  For a budget of C = 6 N D FLOPs (any other constant may be given) the loss is least at
 
     N* = G (C / 6)^a,  D* = (C / 6)^(1 - a) / G,

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from analysis.publication import STEP_TABLE, Conditions, Formula, Misprint, Product, Publication
-from analysis.publications_fixed_batch import FIXED_BATCH
+from analysis.literature.publication import STEP_TABLE, Conditions, Formula, Misprint, Product, Publication
+from analysis.literature.publications_fixed_batch import FIXED_BATCH
 
 _STEP_CONDITIONS = Conditions(
     params="non-embedding: attention and SwiGLU matrices, no embeddings, head, norms or biases",

@@ -1,0 +1,1 @@
+"""Published laws: what they say, side by side, and what they cost on measured runs."""

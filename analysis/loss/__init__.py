@@ -1,0 +1,1 @@
+"""Loss laws L(N, D): forms, search, resampling, judgement."""

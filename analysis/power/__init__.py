@@ -1,0 +1,1 @@
+"""Power laws of the optimum: fitted, predicted, held out."""
