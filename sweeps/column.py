@@ -1,4 +1,4 @@
-"""Aligned columns of plain text."""
+"""Plain text: aligned columns, and nouns with their number."""
 
 from collections.abc import Sequence
 
@@ -13,3 +13,8 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,6 +8,7 @@ from rich.table import Table
 from lab import count
 from lab.device import platform
 from sweeps import plan as planning
+from sweeps.column import counted
 from sweeps.plan import Group
 from sweeps.progress import clock
 from sweeps.sweep import Sweep, resolved
@@ -93,11 +94,6 @@ def show(found: dict[str, Any], console: Console) -> None:
 def repeats(passes: float) -> str:
     """What it means that a run is longer than its corpus."""
     return f"the longest run sees its corpus {passes:.1f} times: beyond one pass its data repeat"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _group(group: Group) -> dict[str, Any]:

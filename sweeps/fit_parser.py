@@ -40,6 +40,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the resamples (default 0)")
     parser.add_argument("--out", metavar="FILE.json", type=Path, help="write the law there, for lrlab predict")
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw cells, law, residuals and profiles there")
+    parser.add_argument("--holdout", action="store_true", help="judge the law by leaving out one size at a time")
     parser.add_argument("--json", action="store_true", help="print the law file")
 
 
@@ -122,6 +123,8 @@ def _fit(options: argparse.Namespace) -> int:
     if out is not None:
         out.write_text(text)
     print(text if options.json else described(found), end="" if options.json else "\n")
+    if options.holdout and not options.json:
+        print(judged(found))
     if pictures is not None:
         from analysis.fit_figure import draw
 
@@ -160,8 +163,29 @@ def described(found: "Fit") -> str:
     return "\n".join(parts)
 
 
-def _power(part: "PowerLaw", law: "Law") -> str:
+def judged(found: "Fit") -> str:
+    """The law and its rivals on sizes that they have not seen, in lines."""
+    from analysis.power.holdout import leave_one_size_out
     from sweeps.column import aligned
+
+    lines = ["\none size left out at a time (octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"]
+    for part in (found.law.lr, found.law.batch):
+        if part is None:
+            continue
+        weights = "mixed" if found.law.estimator == "surface" else "equal"
+        summary = leave_one_size_out(found.rows, part.response, part.regressors, weights=weights).summary
+        header = [part.response, "rms error", "covered", "at the largest", "width", "score", "ratio"]
+        names = ("rms_log2", "coverage", "coverage_largest", "width", "winkler", "ratio")
+        rows = [
+            [method, *("-" if value != value else f"{value:.3g}" for value in (row[name] for name in names))]
+            for method, row in zip(summary.index, summary.to_dict("records"), strict=True)
+        ]
+        lines += aligned([header, *rows])
+    return "\n".join(lines)
+
+
+def _power(part: "PowerLaw", law: "Law") -> str:
+    from sweeps.column import aligned, counted
 
     what = "lr" if part.response == "lr" else "batch (tokens)"
     formula = " ".join([f"{part.coefficient:.6g}", *(f"{name}^{b:.4f}" for name, b in part.exponents.items())])
@@ -172,7 +196,7 @@ def _power(part: "PowerLaw", law: "Law") -> str:
         one = part.interval(name)
         rows.append([name, f"{one.value:+.4f}", _limits(one.low, one.high), _limits(*(one.optimistic or (None, None)))])
         rows[-1] += [f"{rival.exponents[name]:+.4f}" if name in rival.exponents else "-" for rival in rivals]
-    lines = [f"\n{what} = {formula}    ({part.cells} cells of {part.sizes} sizes)"]
+    lines = [f"\n{what} = {formula}    ({counted(part.cells, 'cell')} of {counted(part.sizes, 'size')})"]
     lines += aligned([[*header, *(rival.estimator for rival in rivals)], *rows]) if rows else []
     lines.append(f"scatter about the law: {part.between:.3f} between sizes, {part.within:.3f} within, in ln")
     if part.curvature is not None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from lab import checkpoint, store
 from lab.check import require
 from sweeps import plan as planning
-from sweeps.estimate import counted, repeats
+from sweeps.column import counted
+from sweeps.estimate import repeats
 from sweeps.plan import Group
 from sweeps.progress import Monitor
 from sweeps.run_list import base_digest

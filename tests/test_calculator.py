@@ -210,6 +210,15 @@ def test_what_is_no_law_file_is_one_line(tmp_path: Path, text: str, capsys: pyte
     assert str(path) in capsys.readouterr().err
 
 
+def test_the_law_is_judged_on_sizes_left_out(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(table), "--law", "lr+batch", "--draws", "0", "--holdout"]) == 0
+    told = capsys.readouterr().out.split("one size left out")[1].splitlines()[1:]
+    assert [line.split()[0] for line in told] == [*("lr", "law", "iid", "iid", "nearest", "constant")] + [
+        *("batch", "law", "iid", "iid", "nearest", "constant")
+    ]
+    assert float(told[1].split()[1]) < 1e-3  # an exact law is predicted exactly
+
+
 def test_pictures(table: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     assert main(["fit", str(table), "--law", "lr+batch", "--draws", "0", "--pictures", str(folder)]) == 0

@@ -158,7 +158,7 @@ def _summary(name: str, cells: pd.DataFrame, level: float) -> dict[str, float | 
 def _usable(frame: pd.DataFrame, response: str) -> pd.DataFrame:
     """Rows with an optimum: censored ones are neither fitted nor predicted."""
     if "censored" in frame.columns:
-        frame = frame.loc[~frame["censored"].eq(True).to_numpy(bool)]
+        frame = frame.loc[~frame["censored"].fillna(False).astype(bool).to_numpy()]
     values = frame[COLUMNS[response]].to_numpy(float)
     return frame.loc[np.isfinite(values) & (values > 0)]
 
@@ -177,8 +177,11 @@ def _law(
 ) -> np.ndarray:
     law = fit_power_law(seen, response, regressors, weights=weights, draws=0, curved=False)
     rows = []
-    for place in new[list(regressors)].to_dict("records"):
-        found = law.predict({str(name): float(value) for name, value in place.items()}, level)
+    known = f"{response}_variance"
+    # What is held out is a measured optimum, so its own error belongs to what is predicted.
+    errors = new[known].fillna(0.0).to_numpy(float) if known in new.columns else np.zeros(len(new))
+    for place, error in zip(new[list(regressors)].to_dict("records"), errors.tolist(), strict=True):
+        found = law.predict({str(name): float(value) for name, value in place.items()}, level, error)
         rows.append((found.value, found.low, found.high))
     return np.array(rows)
 

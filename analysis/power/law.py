@@ -125,8 +125,10 @@ class PowerLaw:
         """The exponent of a regressor with its intervals."""
         return self.intervals[self._place(name)]
 
-    def predict(self, at: Mapping[str, float], level: float = 0.95) -> Estimate:
+    def predict(self, at: Mapping[str, float], level: float = 0.95, error: float = 0.0) -> Estimate:
         """The law at `at` = {"params": N, "tokens": D, ...}; regressors that the law lacks are ignored.
+
+        `error` is the variance with which ln y would be measured there: 0 for the optimum itself.
 
         Raises:
             InputError: a regressor is missing or not above 0, or the level is not between 0 and 1.
@@ -140,7 +142,7 @@ class PowerLaw:
         tail = (1 - level) / 2
         ends = [
             math.exp(min(max(mixture_quantile(share, weight_K, middle_K, np.sqrt(variance_K)), -700.0), 700.0))
-            for variance_K in (own_K, new_K)
+            for variance_K in (own_K, new_K + error)
             for share in (tail, 1 - tail)
         ]
         return Estimate(value, *ends)

@@ -16,8 +16,8 @@ ln batch* is that of the kept draws.
 
 A quadratic is symmetric and a loss is not (the side of high rates is steeper).  A cubic through the same windows of
 Step Law's cells puts the optimum 0.25 +- 0.13 octaves of rate higher and 0.0 +- 0.1 octaves of batch away.  Intervals
-hold both numbers; variances for a law hold the second only, since what all cells share moves a law's constant and
-leaves its exponents.
+hold both numbers, variances for a law neither: what all cells share moves a law's constant and leaves its exponents,
+and what differs between cells is misfit, which the law finds for itself.
 """
 
 import functools
@@ -261,7 +261,7 @@ def _errors(
         product = float(np.mean(np.prod(draws_S2 - step, axis=1))) / share**2
         correlation[0, 1] = correlation[1, 0] = product / float(np.prod(deviation_2))
     octave = math.log(2)
-    covariance = np.outer(deviation_2, deviation_2) * correlation + np.diag((BIAS_SCATTER * octave) ** 2)
+    covariance = np.outer(deviation_2, deviation_2) * correlation
     bias_2 = _Z * octave * np.hypot(SHARED_BIAS, BIAS_SCATTER)
     return covariance, np.stack([np.hypot(below_2, bias_2), np.hypot(above_2, bias_2)]), accepted
 
