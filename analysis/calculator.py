@@ -123,7 +123,7 @@ def _optimum(
         loss=None,
         penalty=_penalty(optima, joint=batch_rule == "best"),
         edge=_edge(runs, optima, joint=batch_rule == "best"),
-        conditions=runs.conditions | {"batch rule": _BATCH_WORDS[batch_rule]},
+        conditions=runs.conditions | {"tokens": "D, seen by a run", "batch rule": _BATCH_WORDS[batch_rule]},
         fixed=fixed,
         source=_source(runs, rows, optima),
         rivals=tuple(rival for rival in rivals if rival is not None),

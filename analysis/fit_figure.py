@@ -64,7 +64,7 @@ def cells(optima: pd.DataFrame, frame: pd.DataFrame) -> Figure:
             place.plot([row["lr"]], [row["loss"]], "*", color="tab:red", ms=7)
         if math.isfinite(least):
             place.set_ylim(least - 0.01 * least, least * 1.1)
-        place.set_xscale("log")
+        place.set_xscale("log", base=2)
         place.set_title(_title(row, keys), fontsize=6)
         place.tick_params(labelsize=5)
     if len(optima) > len(shown):
