@@ -24,7 +24,7 @@ from lab.check import nearest, require
 
 KIND = "schedule.kind"
 LEVEL = 0.95
-NEAR = 0.02  # relative to the best mean loss: what a rival's parabola is fitted to
+NEAR = 0.02  # relative to the best mean loss: what a rival's parabola is fitted to, and the best's neighbours
 
 Verdict = Literal["non-inferior", "inferior", "undecided"]
 
@@ -114,8 +114,10 @@ def tuned_loss(rows: pd.DataFrame, axis: str) -> tuple[pd.Series, bool]:
         InputError: not every seed ran at every rate.
     """
     table = rows.pivot_table(index=axis, columns="seed_init", values="loss")
-    means = table.mean(axis=1)
-    table = table[means <= (1 + NEAR) * means.min()]
+    means = table.mean(axis=1).to_numpy(float)
+    near, best = means <= (1 + NEAR) * means.min(), int(means.argmin())
+    near[max(0, best - 1) : best + 2] = True  # as in `analysis.optimum`: both neighbours, whatever their loss
+    table = table[near]
     require(
         bool(np.isfinite(table.to_numpy(float)).all()),
         "not every seed ran at every rate near the optimum: finish the sweep, and give all seeds the same rates",

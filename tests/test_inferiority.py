@@ -87,6 +87,17 @@ def test_a_grid_alone_would_favour_the_challenger() -> None:
     assert grid - tuned.mean() == pytest.approx(0.03 * 0.2**2, abs=1e-9)
 
 
+def test_a_steep_curve_is_tuned_between_its_three_lowest_rates() -> None:
+    """Both neighbours of the best rate take part, also where their losses are far above it."""
+    x = np.log(2.0) * np.arange(-3, 4)
+    loss = 2 + 0.5 * (x - 0.1) ** 2
+    rows = pd.DataFrame({"optimizer.lr": np.exp(x), "loss": loss, "seed_init": 0})
+    tuned, interior = tuned_loss(rows, "optimizer.lr")
+    assert (loss <= 1.02 * loss.min()).sum() == 1
+    assert interior
+    assert tuned.mean() == pytest.approx(2.0, abs=1e-9)
+
+
 def test_seeds_are_paired_and_are_the_clusters() -> None:
     """A level of 0.1 nat per seed does not matter; noise of the runs does, and the bounds hold as often as they say."""
     hits, widths = 0, []
