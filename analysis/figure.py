@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.drift import Cell, others
 from analysis.horizon import SAME_BUDGET, Horizon, Member
+from analysis.inferiority import Comparison
 from analysis.results import axis_label, describe
 from analysis.transfer import Transfer
 
@@ -142,6 +143,23 @@ def _batches(plot: Axes, found: Horizon, members: Sequence[Member]) -> None:
     plot.set_xscale("log", base=2)
     plot.set_xlabel("tokens per batch")
     plot.set_ylabel("tuned loss above the budget's lowest (nats)")
+
+
+def comparison(found: Comparison) -> Figure:
+    """What the challenger gives up to each rival: a point per judged cell, a line for the mean with its bounds."""
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+    plot = figure.subplots()
+    for difference, colour in zip(found.differences, _colours(len(found.differences)), strict=True):
+        labels = [describe(cell) for cell, _ in difference.cells]
+        plot.plot([100 * value for _, value in difference.cells], labels, "o", color=colour, label=difference.rival)
+        plot.axvline(100 * difference.mean, color=colour, linewidth=1)
+        plot.axvspan(100 * difference.low, 100 * difference.high, color=colour, alpha=0.15, linewidth=0)
+    plot.axvline(100 * found.margin, color="black", linestyle=":", label=f"margin, {100 * found.margin:g} %")
+    plot.invert_yaxis()
+    plot.set_xlabel(f"loss of {found.challenger} above a tuned rival (%)")
+    plot.grid(alpha=0.3)
+    plot.legend(frameon=False, fontsize="small")
+    return figure
 
 
 def coordinates(axis: str, sizes: Sequence[int], values: Mapping[str, np.ndarray]) -> Figure:

@@ -24,12 +24,15 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     settings.add(parser, "--judge", metavar="NAME=V1,V2", help=judged, required=True)
     parser.add_argument("--margin", type=float, default=0.2, help="per cent of loss that do not matter (default 0.2)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write the picture there")
 
 
 def _compare(options: argparse.Namespace) -> int:
     from analysis.inferiority import compare
     from analysis.results import load
 
+    out: Path | None = options.out
+    require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
     require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
     found = compare(
         load(options.dir),
@@ -38,6 +41,12 @@ def _compare(options: argparse.Namespace) -> int:
         margin=options.margin / 100,
     )
     print(json.dumps(summary(found), indent=1) if options.json else text(found))
+    if out is not None:
+        from analysis import figure
+
+        picture = figure.save(figure.comparison(found), out, "comparison")[0]
+        if not options.json:
+            print(f"picture: {picture}")
     return 0
 
 

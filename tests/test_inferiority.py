@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import figure
 from analysis.inferiority import Comparison, compare, judge_margin, tuned_loss
 from analysis.results import Results
 from sweeps.compare_parser import summary, text
@@ -166,6 +167,9 @@ def test_what_is_printed() -> None:
     as_json = json.loads(json.dumps(summary(found)))
     assert as_json["constants"] == {"schedule.power_coefficient": 2.0, "optimizer.lr": 0.03}
     assert as_json["differences"][0]["percent"] == pytest.approx(1.0)
+    (plot,) = figure.comparison(found).axes
+    points = [line for line in plot.lines if line.get_marker() == "o"]
+    assert [np.size(line.get_ydata()) for line in points] == [len(one.cells) for one in found.differences]
     printed = text(found)
     assert "power" in printed
     assert "inferior" in printed
