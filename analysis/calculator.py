@@ -22,6 +22,7 @@ from analysis.power.fit import fit_power_law
 from analysis.power.law import PowerLaw
 from analysis.runs.optima import BOTH, find_optima, swept
 from analysis.runs.source import Runs
+from analysis.runs.surface import WINDOW
 from analysis.runs.target import Estimator, parse_estimator, targets
 from lab.check import InputError, require
 
@@ -46,6 +47,7 @@ def fit(
     estimator: str = "surface",
     batch_rule: BatchRule | None = None,
     batch_regressors: Sequence[str] | None = None,
+    window: float | None = WINDOW,
     draws: int = 400,
     seed: int = 0,
     delta: float = 1e-3,
@@ -60,6 +62,7 @@ def fit(
         batch_rule: see the module; by default `best` where most sizes were run at three batches or more.
         batch_regressors: of the batch; by default params and tokens, and tokens alone for near-optimal, as its authors
             fit it (Step Law, arXiv 2503.04715).
+        window: of surfaces, the loss above the lowest up to which runs count, relative; None for all runs.
         draws, seed: of the cluster bootstrap.
         delta, form: of the loss law (`analysis.loss.fit`).
 
@@ -73,9 +76,8 @@ def fit(
     )
     if kind == "loss":
         return _loss(runs, delta, form, draws, seed)
-    return _optimum(
-        runs, kind, parse_estimator(estimator), _rule(runs, kind, batch_rule), batch_regressors, draws, seed
-    )
+    rule = _rule(runs, kind, batch_rule)
+    return _optimum(runs, kind, parse_estimator(estimator), rule, batch_regressors, window, draws, seed)
 
 
 def _rule(runs: Runs, kind: Kind, given: BatchRule | None) -> BatchRule:
@@ -91,11 +93,12 @@ def _optimum(
     rule: Estimator,
     batch_rule: BatchRule,
     batch_regressors: Sequence[str] | None,
+    window: float | None,
     draws: int,
     seed: int,
 ) -> Fit:
     over = BOTH if batch_rule == "best" else ("lr",)
-    optima = find_optima(runs, over=over)
+    optima = find_optima(runs, over=over, window=window)
     rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
     require(
         bool((rows["censored"] == "").any()),

@@ -31,6 +31,11 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--batch-rule", metavar="RULE", help="best: the rate along the best batch; fixed: the rate at a given batch"
     )
+    parser.add_argument(
+        "--window",
+        default="2%",
+        help="loss above a cell's lowest up to which runs make a surface: 2%% (default), or all",
+    )
     parser.add_argument("--batch-regressors", metavar="NAMES", help="of the batch's law, as in tokens or params,tokens")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber's threshold of the loss law (default 1e-3)")
     parser.add_argument(
@@ -114,12 +119,13 @@ def _fit(options: argparse.Namespace) -> int:
         estimator=options.estimator,
         batch_rule=options.batch_rule,
         batch_regressors=_names(options.batch_regressors),
+        window=_window(options.window),
         draws=options.draws,
         seed=options.seed,
         delta=options.delta,
         form=options.form,
     )
-    text = json.dumps(found.law.to_dict(), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(found.law.to_dict() | {"cells": cells_of(found)}, indent=1, allow_nan=False) + "\n"
     if out is not None:
         out.write_text(text)
     print(text if options.json else described(found), end="" if options.json else "\n")
@@ -134,6 +140,23 @@ def _fit(options: argparse.Namespace) -> int:
         sizes = "--params N --tokens D"
         print(f"law: {out}; ask it with\n  lrlab predict --law {out} {sizes}")
     return 0
+
+
+def cells_of(found: "Fit") -> list[dict[str, Any]]:
+    """Every cell's optimum as plain data, null where a number is not known; batches in tokens."""
+    if found.optima is None:
+        return []
+    return json.loads(found.optima.to_json(orient="records", double_precision=15))
+
+
+def _window(text: str) -> float | None:
+    """`2%` as 0.02, `all` as None."""
+    if text == "all":
+        return None
+    value = text.removesuffix("%")
+    sound = text.endswith("%") and value.replace(".", "", 1).isdigit() and float(value) > 0
+    require(sound, f"--window {text} is neither all nor a share of the loss: write it as in 2%")
+    return float(value) / 100
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -125,6 +125,21 @@ def test_step_law_by_its_own_rule(shared: Path, tmp_path: Path) -> None:
     assert found.batch_tokens == pytest.approx(555.48 * 2048, rel=1e-5)
 
 
+def test_openeurollm_by_all_runs(shared: Path, tmp_path: Path) -> None:
+    """Golden: the published optima of all cells but the three that are no minima."""
+    source, out = str(shared / "laws" / "openeurollm_runs.csv"), tmp_path / "law.json"
+    options = ["--columns", "params=N", "--batch-unit", "sequences:4096", "--window", "all", "--draws", "0"]
+    assert main(["fit", source, "--law", "lr+batch", *options, "--out", str(out)]) == 0
+    published = pd.read_csv(shared / "laws" / "openeurollm_optima.csv").sort_values(["N", "D"])
+    cells = pd.DataFrame(json.loads(out.read_text())["cells"]).sort_values(["params", "tokens"])
+    rejected = cells[cells["lr"].isna()]
+    assert set(rejected["tokens"]) == {1.2e11, 2e11, 3e11}
+    assert set(rejected["params"]) == {1713504256}
+    kept = cells["lr"].notna().to_numpy()
+    for name, wanted in (("lr", published["lr"]), ("batch", 4096 * published["gbsz"]), ("loss", published["loss"])):
+        np.testing.assert_allclose(cells[name].to_numpy(float)[kept], wanted.to_numpy()[kept], rtol=1e-6)
+
+
 def test_the_smaller_file_does_not_give_the_published_law(shared: Path) -> None:
     frame = pd.read_csv(shared / "laws" / "steplaw_repo_dense.csv")
     options = {"columns": {"loss": "smooth loss", "batch": "bs"}, "batch_unit": "sequences:2048"}
@@ -189,6 +204,7 @@ def test_one_token_count_covers_no_other() -> None:
         (["--law", "lr", "--columns", "rate=lr"], "--columns rate is not one of"),
         (["--law", "lr", "--estimator", "surfaces"], "did you mean surface"),
         (["--law", "lr", "--where", "a"], "has no value"),
+        (["--law", "lr", "--window", "2"], "--window 2 is neither all nor"),
         (["--law", "batch", "--batch-rule", "fixed"], "leave --batch-rule fixed out"),
         (["--law", "lr", "--out", "/no/such/folder/law.json"], "does not exist"),
     ],
