@@ -1,10 +1,23 @@
 """Thresholds of the edge of stability against the spectral radius of the updates themselves."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from lab.check import InputError
+from lab.curvature import scaled
 from lab.edge import FORMS, edge, threshold
+from lab.lanczos import lanczos, ritz, start
+from lab.optimizer import AdamState, Hyper, optimizer
+from lab.preconditioner import root
+from lab.role import Leaf, Place, Role
+
+PATHS, SIZE, COUNT = ("a", "b"), 4, 10**9
+LEAVES = {path: Leaf(path, (SIZE,), Role.BIAS, 1, SIZE, 1, SIZE, Place.OUTSIDE, (), (0,)) for path in PATHS}
 
 
 def radius(form: str, momentum: float, lr: float, sharpness: float, decay: float) -> float:
@@ -55,10 +68,56 @@ def test_optimizers_have_the_threshold_of_their_form() -> None:
     assert edge("adamw", beta1=0.9, momentum=0.5, decay=0.01) == pytest.approx(37.81)
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "muon", "adafactor"])
-def test_optimizers_without_an_edge_are_refused_in_one_line(optimizer) -> None:
-    with pytest.raises(InputError, match=f"optimizer {optimizer} has no edge of stability") as caught:
-        edge(optimizer, beta1=0.9, momentum=0.9)
+def descend(kind: str, hyper: Hyper, opt: Any, h_NN: jax.Array, lr: float, steps: int) -> tuple[float, float]:
+    """`lambda_max(S)` at the start of a quadratic, and how much the weights grow in as many updates of the chain."""
+    begin_N = 1e-8 * start(jax.random.key(0), jnp.zeros(2 * SIZE))
+    params: Any = dict(zip(PATHS, jnp.split(begin_N, 2), strict=True))
+    scale_N = root(kind, hyper, opt, params, jnp.asarray(lr))
+    top = ritz(lanczos(scaled(lambda v_N: h_NN @ v_N, scale_N), begin_N, 2 * SIZE)).values[0]
+
+    def update(_: Any, carry: Any) -> Any:
+        params, direction = carry
+        gradient = dict(zip(PATHS, jnp.split(h_NN @ ravel_pytree(params)[0], 2), strict=True))
+        chain: Any = optimizer(kind, hyper, LEAVES, jnp.asarray(lr), jnp.asarray(0.0))
+        clip, _, last = chain.init(params)
+        updates, state = chain.update(gradient, (clip, direction, last), params)
+        return {path: params[path] + updates[path] for path in params}, state[1]
+
+    params, _ = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, update, carry))((params, opt[1]))
+    return float(top), float(jnp.linalg.norm(ravel_pytree(params)[0]) / 1e-8)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_laboratory_s_own_updates_cross_the_edge_at_a_ratio_of_one(kind: str) -> None:
+    """Leaves have rates of their own; Adam's statistics are all but frozen by a beta2 near 1 and small gradients."""
+    rng = np.random.default_rng(0)
+    root_NN = rng.normal(size=(2 * SIZE, 2 * SIZE))
+    with jax.enable_x64(True):
+        h_NN = jnp.asarray(root_NN @ root_NN.T)
+        ones = {path: jnp.asarray(1.0) for path in PATHS}
+        rates = {"a": jnp.asarray(1.0), "b": jnp.asarray(0.3)}
+        constants = {"beta1": 0.9, "beta2": 1 - 1e-7, "momentum": 0.8, "clip": np.inf}
+        eps = {path: jnp.asarray(0.1) for path in PATHS}
+        hyper = Hyper(**{name: jnp.asarray(value) for name, value in constants.items()}, eps=eps, lr=rates, decay=ones)
+        zeros = {path: jnp.zeros(SIZE) for path in PATHS}
+        nu = {path: jnp.asarray(rng.uniform(0.1, 4, SIZE)) for path in PATHS}
+        direction: Any = AdamState(jnp.asarray(COUNT, jnp.int32), zeros, nu)
+        if kind == "sgd":
+            chain: Any = optimizer("sgd", hyper, LEAVES, jnp.asarray(0.0), jnp.asarray(0.0))
+            direction = chain.init(zeros)[1]
+        state = (None, direction, None)
+        sharpness, _ = descend(kind, hyper, state, h_NN, 1.0, 0)
+        limit = edge(kind, beta1=0.9, momentum=0.8) / sharpness
+        for ratio in (0.98, 1.02):
+            top, growth = descend(kind, hyper, state, h_NN, ratio * limit, 60)
+            assert top / edge(kind, beta1=0.9, momentum=0.8) == pytest.approx(ratio, rel=1e-9)
+            assert growth > 1000 if ratio > 1 else growth < 0.1
+
+
+@pytest.mark.parametrize("kind", ["lion", "muon", "adafactor"])
+def test_optimizers_without_an_edge_are_refused_in_one_line(kind) -> None:
+    with pytest.raises(InputError, match=f"optimizer {kind} has no edge of stability") as caught:
+        edge(kind, beta1=0.9, momentum=0.9)
     assert "\n" not in str(caught.value)
 
 
