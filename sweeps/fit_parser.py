@@ -2,19 +2,18 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.check import nearest, require
+from sweeps import options as shared
 
 if TYPE_CHECKING:
     from analysis.calculator import Fit
     from analysis.law import Law
     from analysis.loss.law import LossLaw
     from analysis.power.law import PowerLaw
-
-_COLUMNS = ("lr", "batch", "params", "tokens", "loss", "flops", "seed")
 
 
 def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -24,7 +23,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(commands, "fit", _fit, does, example)
     parser.add_argument("source", metavar="SOURCE", help="a folder of lrlab sweep, a CSV or a Parquet file")
     parser.add_argument("--law", required=True, help="lr, batch, lr+batch or loss")
-    source_options(parser)
+    shared.add_source(parser)
     parser.add_argument(
         "--estimator", default="surface", help="surface (default), near-optimal:0.25%% or argmin: what an optimum is"
     )
@@ -49,47 +48,6 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", action="store_true", help="print the law file")
 
 
-def source_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how a table is read."""
-    parser.add_argument(
-        "--columns", metavar="NAME=COLUMN,...", help="which column holds lr, batch, params, tokens, loss"
-    )
-    parser.add_argument("--batch-unit", metavar="UNIT", help="of the batch column: tokens, or sequences:2048")
-    parser.add_argument(
-        "--where", metavar="COLUMN=VALUE", action="append", default=[], help="take the rows with this value only"
-    )
-
-
-def columns_of(text: str | None) -> dict[str, str] | None:
-    """`--columns lr=a,loss=b` as a mapping.
-
-    Raises:
-        InputError: a part without `=`, an unknown name, or one that is given twice.
-    """
-    if text is None:
-        return None
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        name, equals, column = part.partition("=")
-        name = name.strip()
-        require(bool(equals) and bool(column), f"--columns {part} names no column: write it as in lr=learning_rate")
-        require(name in _COLUMNS, f"--columns {name} is not one of {', '.join(_COLUMNS)}{nearest(name, _COLUMNS)}")
-        require(name not in found, f"--columns {name} is given twice")
-        found[name] = column.strip()
-    return found
-
-
-def where_of(texts: Sequence[str]) -> dict[str, str] | None:
-    """`--where COLUMN=VALUE` options as a mapping.
-
-    Raises:
-        InputError: a text without `=`.
-    """
-    for text in texts:
-        require("=" in text, f"--where {text} has no value: write --where COLUMN=VALUE")
-    return dict(text.split("=", 1) for text in texts) or None
-
-
 def _fit(options: argparse.Namespace) -> int:
     from analysis import calculator
     from analysis.law import KINDS
@@ -108,10 +66,10 @@ def _fit(options: argparse.Namespace) -> int:
     needed = ("params", "tokens", "loss") if options.law == "loss" else ("lr", "params", "tokens", "loss")
     runs = load(
         options.source,
-        columns=columns_of(options.columns),
+        columns=shared.columns(options.columns),
         batch_unit=options.batch_unit,
         require=(*needed, "batch") if "batch" in options.law else needed,
-        where=where_of(options.where),
+        where=shared.where(options.where),
     )
     found = calculator.fit(
         runs,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.check import InputError, nearest, require
+from lab.check import InputError, require
+from sweeps import options as shared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from analysis.literature.answer import Answer
     from analysis.literature.publication import Publication
     from analysis.literature.trial import Outcome
-
-_COLUMNS = ("lr", "batch", "params", "tokens", "loss")
 
 
 def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -32,14 +31,12 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     show.add_argument("name", metavar="NAME", help="step, deepseek, ... (lrlab laws list)")
     example = "--params 1e9 --tokens 1e11 --batch-tokens 2e6 --out laws"
     compare = command(actions, "compare", _compare, "what every law says of one run, side by side", example)
-    _inputs(compare)
+    shared.add_inputs(compare, required=("params", "tokens"))
     compare.add_argument("--out", metavar="DIR", type=Path, help="draw rate and batch over scale there")
     does = "the regret of every law in every cell of measured runs"
     test = command(actions, "test", _test, does, "runs.csv --columns lr=max_lr,loss=val --batch-unit sequences:2048")
     test.add_argument("data", metavar="DATA", help="a sweep's folder, a CSV or a Parquet file of runs")
-    test.add_argument("--columns", metavar="NAME=COLUMN,...", help=f"columns of DATA that are {', '.join(_COLUMNS)}")
-    test.add_argument("--batch-unit", metavar="UNIT", help="tokens, or sequences:LENGTH as in sequences:2048")
-    test.add_argument("--where", metavar="NAME=VALUE", action="append", help="only runs of which this holds")
+    shared.add_source(test)
     test.add_argument("--law", metavar="NAME", action="append", help="this law only; give it again for more")
     test.add_argument(
         "--window", metavar="PERCENT", default="1%", help="runs of the local quadratic, above the minimum (default 1%%)"
@@ -47,15 +44,6 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     test.add_argument("--cells", action="store_true", help="every cell, and which laws it can tell apart")
     for parser in (listed, show, compare, test):
         parser.add_argument("--json", action="store_true", help="print as JSON")
-
-
-def _inputs(parser: argparse.ArgumentParser) -> None:
-    from analysis.literature.publication import INPUTS
-
-    for name, meaning in INPUTS.items():
-        options = ["--batch-tokens", "--batch"] if name == "batch" else ["--" + name.replace("_", "-")]
-        required = name in ("params", "tokens")
-        parser.add_argument(*options, metavar="X", dest=name, type=float, required=required, help=meaning)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -108,11 +96,10 @@ def _card(law: "Publication") -> list[str]:
 
 def _compare(options: argparse.Namespace) -> int:
     from analysis.literature.answer import answers
-    from analysis.literature.publication import INPUTS
 
     out: Path | None = options.out
     require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
-    inputs = {name: getattr(options, name) for name in INPUTS}
+    inputs = shared.inputs(options)
     found = answers(inputs)
     if options.json:
         given = {name: value for name, value in inputs.items() if value is not None}
@@ -167,9 +154,9 @@ def _test(options: argparse.Namespace) -> int:
 
     runs = load(
         options.data,
-        columns=parse_columns(options.columns),
+        columns=shared.columns(options.columns),
         batch_unit=options.batch_unit,
-        where=parse_where(options.where),
+        where=shared.where(options.where),
     )
     if not options.json:
         for note in runs.notes:
@@ -254,42 +241,6 @@ def _cells(found: "Outcome") -> None:
         console().print(table(["law", "rate", "batch", "nearest", "linear", "quadratic", "note"], rows))
         if place in found.discriminations:
             _wrapped(found.discriminations[place].statement)
-
-
-def parse_columns(text: str | None) -> dict[str, str] | None:
-    """`lr=max_lr,batch=bsz` as a mapping of our names to theirs.
-
-    Raises:
-        InputError: a part without =, an unknown name, or one given twice.
-    """
-    if text is None:
-        return None
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        name, equals, column = (word.strip() for word in part.partition("="))
-        require(bool(equals and column), f"--columns has the part {part!r}: write it as in lr=max_lr")
-        require(name not in found, f"--columns names {name} twice: give it once")
-        require(name in (*_COLUMNS, "flops"), f"--columns: {name} is not a quantity{nearest(name, _COLUMNS)}")
-        found[name] = column
-    return found
-
-
-def parse_where(texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """`NAME=VALUE` as a mapping; values that are numbers become numbers.
-
-    Raises:
-        InputError: a part without =, or a name given twice.
-    """
-    found: dict[str, Any] = {}
-    for text in texts or ():
-        name, equals, value = (word.strip() for word in text.partition("="))
-        require(bool(equals and name and value), f"--where {text}: write it as in --where optimizer=adamw")
-        require(name not in found, f"--where names {name} twice: give it once")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            found[name] = value
-    return found or None
 
 
 def parse_window(text: str) -> float:

@@ -6,24 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lab.check import require
+from sweeps import options as shared
 
 if TYPE_CHECKING:
     from analysis.prediction import Prediction
-
-# Inputs beyond params, tokens and batch that some published laws ask for, with their unit.
-_OTHERS = {
-    "width": "hidden width",
-    "depth": "layers",
-    "sequence": "tokens per sequence",
-    "loss": "loss in nats per token",
-    "flops_per_token": "non-embedding FLOPs per token",
-    "lr": "peak learning rate",
-    "trained": "tokens already trained",
-    "base_lr": "best peak rate at the base run",
-    "base_params": "parameters of the base run",
-    "base_tokens": "tokens of the base run",
-    "base_batch": "tokens per update of the base run",
-}
 
 
 def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -31,12 +17,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     does = "learning rate and batch of a run by a law, with prediction intervals and the expected regret"
     parser = command(commands, "predict", _predict, does, "--law law.json --params 7e9 --tokens 1.4e12")
     parser.add_argument("--law", metavar="FILE_OR_NAME", required=True, help="a file of lrlab fit, or a published law")
-    parser.add_argument("--params", metavar="N", type=_number, help="parameters, counted as the law counts them")
-    parser.add_argument("--tokens", metavar="D", type=_number, help="tokens that the run sees")
-    parser.add_argument("--batch", metavar="B", type=_number, help="tokens per update, where it is given")
-    others = parser.add_argument_group("what some published laws ask for")
-    for name, unit in _OTHERS.items():
-        others.add_argument("--" + name.replace("_", "-"), metavar="X", type=_number, help=unit)
+    shared.add_inputs(parser)
     parser.add_argument("--format", metavar="FORMAT", help="code that sets optimizer and schedule: optax, torch or hf")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -45,8 +26,7 @@ def _predict(options: argparse.Namespace) -> int:
     from analysis.prediction import predict
 
     require(not (options.json and options.format), f"--json and --format {options.format}: choose one")
-    names = ("params", "tokens", "batch", *_OTHERS)
-    found = predict(options.law, **{name: getattr(options, name) for name in names})
+    found = predict(options.law, **shared.inputs(options))
     if options.format:
         from sweeps.training_code import code
 
@@ -95,11 +75,3 @@ def _limits(low: float | None, high: float | None) -> str:
     first = "-" if low is None else f"{low:.4g}"
     last = "-" if high is None else f"{high:.4g}"
     return f"  (95 % prediction interval {first} .. {last})"
-
-
-def _number(text: str) -> float:
-    """A number as people write it: 7e9, 7000000000, 1_000."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number: write it as in 7e9") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.check import InputError, require
+from sweeps import options as shared
 
 if TYPE_CHECKING:
     from analysis.drift import Cell
@@ -34,7 +35,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--tokens", metavar="D", type=float, help="its tokens")
     parser.add_argument("--batch", metavar="B", type=float, help="its tokens per update (default: that of the sweep)")
     parser.add_argument("--cells", metavar="N", type=int, default=3, help="new cells to suggest (default 3)")
-    parser.add_argument("--where", metavar="AXIS=VALUE", action="append", default=[], help="the cells to look at only")
+    shared.add_where(parser)
     parser.add_argument("--out", metavar="FILE.json", type=Path, help="write the runs there, for lrlab sweep")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -44,7 +45,6 @@ def _suggest(options: argparse.Namespace) -> int:
     from analysis.drift import read_cells
     from analysis.runs.source import load
     from analysis.suggestion import repairs
-    from sweeps.fit_parser import where_of
 
     require(options.cells >= 0, f"--cells {options.cells} is below 0")
     out: Path | None = options.out
@@ -55,7 +55,7 @@ def _suggest(options: argparse.Namespace) -> int:
     suggested = repairs(cells)
     notes: list[str] = []
     if options.params is not None or options.tokens is not None:
-        runs = load(options.dir, where=where_of(options.where))
+        runs = load(options.dir, where=shared.where(options.where))
         new, notes = _new_cells(options, found, cells, runs)
         suggested += new
     else:

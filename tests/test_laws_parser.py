@@ -18,6 +18,7 @@ from analysis.literature.publication import publications, published
 from analysis.literature.trial import CONSTANT, NEAREST, trial
 from lab.check import InputError
 from sweeps import laws_parser
+from sweeps import options as shared
 from sweeps.cli import main
 
 
@@ -280,13 +281,13 @@ def test_laws_are_tried_on_a_file_of_runs(monkeypatch: pytest.MonkeyPatch, capsy
 )
 def test_wrong_columns_are_refused(text: str, line: str) -> None:
     with pytest.raises(InputError, match=line):
-        laws_parser.parse_columns(text)
+        shared.columns(text)
 
 
 @pytest.mark.parametrize("texts", [["seed"], ["=1"], ["a=1", "a=2"]])
 def test_wrong_choices_of_runs_are_refused(texts: list[str]) -> None:
     with pytest.raises(InputError, match="--where"):
-        laws_parser.parse_where(texts)
+        shared.where(texts)
 
 
 def test_one_cell_has_no_baselines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,7 +231,8 @@ def _chosen(frame: pd.DataFrame, where: Mapping[str, Any] | None, source: str) -
         check.require(
             name in frame, f"{source} has no column {name!r}{check.nearest(name, map(str, frame.columns))} to choose by"
         )
-        equal = (frame[name] == value) | (frame[name].astype(str) == str(value))
+        words = {str(value), f"{value:g}"} if isinstance(value, float) else {str(value)}
+        equal = (frame[name] == value) | frame[name].astype(str).isin(words)
         held = ", ".join(sorted(frame[name].astype(str).unique())[:6])
         check.require(bool(equal.any()), f"{source}: no row has {name}={value}; it has {held}")
         frame = frame[equal]
