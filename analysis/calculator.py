@@ -8,8 +8,9 @@ Every law says what the other estimators would have found.  Where their exponent
 of the estimator matters more than what the interval tells.
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import pandas as pd
 
 from analysis.law import Edge, Kind, Law, Penalty, Rival
 from analysis.loss.fit import fit_loss_law
-from analysis.power.fit import fit_power_law
+from analysis.power.fit import Weights, fit_power_law
 from analysis.power.law import PowerLaw
 from analysis.runs.optima import BOTH, find_optima, swept
 from analysis.runs.source import Runs
@@ -111,12 +112,8 @@ def _optimum(
     regressors = {"lr": own, "batch": [name for name in batches if name not in fixed]}
     responses = [name for name in ("lr", "batch") if name in kind.split("+")]
     laws = {name: _law(rows, name, regressors[name], rule, draws, seed) for name in responses}
-    rivals = [
-        _rival(runs, parse_estimator(other), over, laws[name], regressors[name], seed, optima)
-        for name in responses
-        for other in ESTIMATORS
-        if parse_estimator(other).kind != rule.kind
-    ]
+    others = [other for other in map(parse_estimator, ESTIMATORS) if other.kind != rule.kind]
+    rivals = [rival for other in others for rival in _rivals(runs, other, over, laws.values(), optima)]
     law = Law(
         name=runs.name,
         kind=kind,
@@ -129,7 +126,7 @@ def _optimum(
         conditions=runs.conditions | {"tokens": "D, seen by a run", "batch rule": _BATCH_WORDS[batch_rule]},
         fixed=fixed,
         source=_source(runs, rows, optima),
-        rivals=tuple(rival for rival in rivals if rival is not None),
+        rivals=tuple(rivals),
         notes=(*runs.notes, *_notes(rows, laws)),
     )
     return Fit(law, optima, rows)
@@ -139,33 +136,36 @@ _BATCH_WORDS = {"best": "rate and batch optimised together", "fixed": "rate opti
 
 
 def _law(rows: pd.DataFrame, name: str, regressors: Sequence[str], rule: Estimator, draws: int, seed: int) -> PowerLaw:
-    # The other two rules tell no variances, and their authors fit by ordinary least squares.
-    weights = "mixed" if rule.kind == "surface" else "equal"
-    return fit_power_law(rows, name, regressors, weights=weights, draws=draws, seed=seed, estimator=str(rule))
+    return fit_power_law(rows, name, regressors, weights=weights_of(rule), draws=draws, seed=seed, estimator=str(rule))
 
 
-def _rival(
-    runs: Runs,
-    rule: Estimator,
-    over: Sequence[str],
-    law: PowerLaw,
-    regressors: Sequence[str],
-    seed: int,
-    optima: pd.DataFrame,
-) -> Rival | None:
-    """What another estimator finds with the same regressors; None where it finds nothing."""
+def weights_of(rule: Estimator) -> Weights:
+    """How cells weigh in a law: the rules beside surface tell no variances, and their authors fit by ordinary least
+    squares."""
+    return "mixed" if rule.kind == "surface" else "equal"
+
+
+def _rivals(
+    runs: Runs, rule: Estimator, over: Sequence[str], laws: Iterable[PowerLaw], optima: pd.DataFrame
+) -> list[Rival]:
+    """What another estimator finds for each law, with its regressors; nothing where it finds none."""
     try:
         rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
-        other = _law(rows, law.response, regressors, rule, 0, seed)
     except InputError:
-        return None
-    outside = []
-    for name, exponent in other.exponents.items():
-        if name in law.regressors:
-            limits = law.interval(name)
-            if limits.low is not None and limits.high is not None and not limits.low <= exponent <= limits.high:
-                outside.append(name)
-    return Rival(str(rule), law.response, other.coefficient, other.exponents, tuple(outside))
+        return []
+    found = []
+    for law in laws:
+        with contextlib.suppress(InputError):
+            other = _law(rows, law.response, law.regressors, rule, 0, 0)
+            outside = tuple(name for name, exponent in other.exponents.items() if _excludes(law, name, exponent))
+            found.append(Rival(str(rule), law.response, other.coefficient, other.exponents, outside))
+    return found
+
+
+def _excludes(law: PowerLaw, name: str, exponent: float) -> bool:
+    """Whether an exponent lies outside a law's interval; an unknown one excludes nothing."""
+    limits = law.interval(name)
+    return limits.low is not None and limits.high is not None and not limits.low <= exponent <= limits.high
 
 
 def _penalty(optima: pd.DataFrame, *, joint: bool) -> Penalty | None:

@@ -17,11 +17,10 @@ from typing import Any
 from analysis import law as law_file
 from analysis.law import Law, Penalty
 from analysis.literature.answer import answer
-from analysis.literature.publication import Publication, option, published
+from analysis.literature.publication import FAR, Publication, option, published
 from analysis.power.law import Estimate, PowerLaw
 from lab.check import require
 
-FAR = 10.0  # times beyond the fitted range: a warning
 # The settings of the runs behind a law that belong to its rate.
 RECIPE = (
     "schedule",
@@ -104,7 +103,7 @@ def _published(law: Publication, given: Mapping[str, float]) -> Prediction:
     why = found.lr_why if "lr" in law.formulas else found.batch_why
     lacking = (found.lr is None and "lr" in law.formulas) or (found.lr is None and found.batch is None)
     require(not lacking, why or f"law {law.name} gives neither a rate nor a batch: see lrlab laws show {law.name}")
-    conditions = {name: value for name, value in vars(law.conditions).items()}
+    conditions = dict(vars(law.conditions))
     recipe = {
         words: conditions.pop(name)
         for name, words in (
@@ -131,20 +130,16 @@ def _published(law: Publication, given: Mapping[str, float]) -> Prediction:
 def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
     _require_covered(law, given)
     found: dict[str, Any] = {"law": law.name, "inputs": given}
-    batch, batch_sd = given.get("batch"), 0.0
+    batch, batch_sd, away = given.get("batch"), 0.0, 0.0
+    found["batch_tokens"] = batch or law.fixed.get("batch")  # what all runs had
     if law.batch is not None:
         best, batch_sd = law.batch.predict(given), law.batch.log_moments(given)[1]
-        found |= _limits("batch", best) | {"batch_tokens": best.value}
-    if batch is None and law.batch is None:
-        found["batch_tokens"] = law.fixed.get("batch")  # what all runs had
-    elif law.batch is None:
-        found["batch_tokens"] = batch
+        if batch is None or law.lr is None:
+            found |= _limits("batch", best) | {"batch_tokens": best.value}
+        else:
+            away = math.log(batch / best.value)
     if law.lr is not None:
         lr, lr_sd = law.lr.predict(given), law.lr.log_moments(given)[1]
-        away = 0.0
-        if batch is not None and law.batch is not None:
-            away = math.log(batch / law.batch.predict(given).value)
-            found |= {"batch_tokens": batch, "batch_low": None, "batch_high": None, "batch_mean": None}
         slope = law.penalty.valley_slope if law.penalty and away else None
         require(not away or slope is not None, f"law {law.name} knows no valley: leave --batch out")
         lr = _moved(lr, math.exp((slope or 0.0) * away))

@@ -94,7 +94,7 @@ def chosen(
         return [_suggested(law, place, None, grid) for place in cheapest[:count]]
     weight_K = np.array([node.weight for node in law.nodes])
     covariance_PP = np.einsum("k,kpq->pq", weight_K, np.array([node.covariance for node in law.nodes]))
-    goal_P, left, found = _row(law, target), list(places), []
+    goal_P, left, found = law.row(target), list(places), []
     rest = law.between**2 + law.within**2
     while left and len(found) < count:
         before = float(goal_P @ covariance_PP @ goal_P) + rest
@@ -112,7 +112,7 @@ def chosen(
 
 def _observed(law: PowerLaw, covariance_PP: np.ndarray, place: Place, error: float) -> tuple[np.ndarray, float]:
     """(V x, s^2 + x' V x) of a cell that would be run."""
-    x_P = _row(law, place.at)
+    x_P = law.row(place.at)
     noise = error + law.within**2 + (law.between**2 if place.new_size else 0.0)
     moved_P = covariance_PP @ x_P
     return moved_P, noise + float(x_P @ moved_P)
@@ -123,7 +123,3 @@ def _suggested(law: PowerLaw, place: Place, gain: float | None, grid: Sequence[f
     told = "a size that the law lacks" if gain is None else f"narrows the prediction at the target by {gain:.1%}"
     reason = f"{told}, for {place.flops:.3g} FLOPs"
     return Suggestion(place.values, tuple(middle * ratio for ratio in grid), reason, gain, place.flops)
-
-
-def _row(law: PowerLaw, at: Mapping[str, float]) -> np.ndarray:
-    return np.array([1.0, *(math.log(at[n]) - m for n, m in zip(law.regressors, law.centre, strict=True))])

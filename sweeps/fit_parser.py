@@ -146,14 +146,16 @@ def described(found: "Fit") -> str:
 
 def judged(found: "Fit") -> str:
     """The law and its rivals on sizes that they have not seen, in lines."""
+    from analysis.calculator import weights_of
     from analysis.power.holdout import leave_one_size_out
+    from analysis.runs.target import parse_estimator
     from sweeps.column import aligned
 
     lines = ["\none size left out at a time (octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"]
     for part in (found.law.lr, found.law.batch):
         if part is None:
             continue
-        weights = "mixed" if found.law.estimator == "surface" else "equal"
+        weights = weights_of(parse_estimator(found.law.estimator))
         summary = leave_one_size_out(found.rows, part.response, part.regressors, weights=weights).summary
         header = [part.response, "rms error", "covered", "at the largest", "width", "score", "ratio"]
         names = ("rms_log2", "coverage", "coverage_largest", "width", "winkler", "ratio")

@@ -134,7 +134,7 @@ class PowerLaw:
             InputError: a regressor is missing or not above 0, or the level is not between 0 and 1.
         """
         require(0 < level < 1, f"level={level} is not between 0 and 1: write 0.95 for 95 %")
-        x_P = self._row(at)
+        x_P = self.row(at)
         value = math.exp(float(x_P @ np.array(self.coefficients)))
         if not self.nodes:
             return Estimate(value, 0.0, math.inf, 0.0, math.inf)
@@ -150,7 +150,7 @@ class PowerLaw:
     def log_moments(self, at: Mapping[str, float]) -> tuple[float, float]:
         """Mean of ln y for one cell of a new size, and half of the central 68.3 % of its distribution (the standard
         deviation if it were normal; with few sizes its true one can be infinite)."""
-        x_P = self._row(at)
+        x_P = self.row(at)
         if not self.nodes:
             return float(x_P @ np.array(self.coefficients)), math.inf
         weight_K, middle_K, _, new_K = self._mixture(x_P)
@@ -159,7 +159,7 @@ class PowerLaw:
 
     def extrapolation(self, at: Mapping[str, float]) -> dict[str, float]:
         """How many times beyond the fitted range each regressor lies: 1 within it, 10 ten times above or below."""
-        self._row(at)
+        self.row(at)
         return {
             name: max(1.0, float(at[name]) / high, low / float(at[name]))
             for name, low, high in self.ranges
@@ -194,8 +194,12 @@ class PowerLaw:
         require(name in self.regressors, f"the law of {self.response} has no regressor {name}: it has {known}")
         return self.regressors.index(name)
 
-    def _row(self, at: Mapping[str, float]) -> np.ndarray:
-        """[P] 1 and the centred logs."""
+    def row(self, at: Mapping[str, float]) -> np.ndarray:
+        """[P] 1 and the centred logs of the regressors.
+
+        Raises:
+            InputError: a regressor is missing or not above 0.
+        """
         for name in self.regressors:
             require(name in at, f"the law of {self.response} needs {name}: give {', '.join(self.regressors)}")
         for name, value in at.items():

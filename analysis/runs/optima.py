@@ -26,7 +26,6 @@ BOTH = ("lr", "batch")
 # A window is widened by half until it holds this many nodes, as long as it stays below WIDEST of the lowest loss.
 LEAST_NODES = 8
 WIDEST = 0.08
-_Z = 1.959963984540054
 _AXES = 3  # values of each axis that a quadratic needs
 
 
@@ -114,7 +113,7 @@ def _curve_row(best: Optimum, points: Points) -> dict[str, Any]:
         "lr": best.lr if interior else math.nan,
         "lr_low": best.low if interior else math.nan,
         "lr_high": best.high if interior else math.nan,
-        "lr_sd": math.log(best.high / best.low) / (2 * _Z) if best.low and best.high else math.nan,
+        "lr_sd": math.log(best.high / best.low) / (2 * optimum.Z95) if best.low and best.high else math.nan,
         "loss": best.loss if interior else math.nan,
         "curvature": math.nan if best.curvature is None else best.curvature,
         "quality": best.quality,

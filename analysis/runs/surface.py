@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import spatial, special
+from scipy import spatial
 
-from analysis.optimum import FALLBACK_SEED_SD, Noise
+from analysis.optimum import FALLBACK_SEED_SD, Z95, Noise
 
 Quality = Literal["interior", "indefinite", "outside", "edge", "too-few"]
 
@@ -40,7 +40,6 @@ SHARED_BIAS = np.array([0.25, 0.0])
 BIAS_SCATTER = np.array([0.13, 0.1])
 COEFFICIENTS = 6
 _DRAWS = 1000
-_Z = float(special.ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ def _errors(
         correlation[0, 1] = correlation[1, 0] = product / float(np.prod(deviation_2))
     octave = math.log(2)
     covariance = np.outer(deviation_2, deviation_2) * correlation
-    bias_2 = _Z * octave * np.hypot(SHARED_BIAS, BIAS_SCATTER)
+    bias_2 = Z95 * octave * np.hypot(SHARED_BIAS, BIAS_SCATTER)
     return covariance, np.stack([np.hypot(below_2, bias_2), np.hypot(above_2, bias_2)]), accepted
 
 
