@@ -4,7 +4,7 @@ DIR/sweep.json                           what the sweep asks, its axes, its runs
 DIR/runs/<run_id>/config.json            the resolved configuration
 DIR/runs/<run_id>/record.json            the result: written once, never changed
 DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
-DIR/runs/<run_id>/probes/                results of probes, each a record of its own
+DIR/runs/<run_id>/probes/<probe_id>/     what a probe found, a record per number of updates (000000064.json)
 DIR/units/<unit_id>/claims/              one file per attempt to run a unit
 DIR/units/<unit_id>/checkpoints/         resume points, and the final state
 DIR/units/<unit_id>/fork/                the state that other units start from, until the last of them is done
@@ -35,6 +35,11 @@ def unit_folder(root: Path, unit_id: str) -> Path:
 
 def fork_folder(root: Path, unit_id: str) -> Path:
     return unit_folder(root, unit_id) / "fork"
+
+
+def point_file(root: Path, run_id: str, probe_id: str, step: int) -> Path:
+    """Where a probe's record of a run after `step` updates is."""
+    return run_folder(root, run_id) / "probes" / probe_id / f"{step:09d}.json"
 
 
 def create_exclusive(path: Path, data: bytes) -> bool:

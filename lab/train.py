@@ -148,8 +148,8 @@ def branch(job: Job, parents: Sequence[tuple[Snapshot, int]]) -> Snapshot:
     return Snapshot(steps.pop(), state, loss, grad_norm)
 
 
-def train(job: Job, snapshot: Snapshot) -> Iterator[Snapshot]:
-    """Train from a snapshot to the end, yielding one snapshot per segment.
+def train(job: Job, snapshot: Snapshot, stops: Sequence[int] = ()) -> Iterator[Snapshot]:
+    """Train from a snapshot to the end, yielding one snapshot per segment; segments end at each of `stops`.
 
     Metrics are fetched one segment late, and the batches of the next segment are made while one runs.
     """
@@ -159,8 +159,9 @@ def train(job: Job, snapshot: Snapshot) -> Iterator[Snapshot]:
         batches = pool.submit(job.feed.batches, snapshot.step)
         while snapshot.step < job.steps:
             begun = time.perf_counter()
-            begin, steps = snapshot.step, min(length, job.steps - snapshot.step)
-            end = begin + steps
+            begin = snapshot.step
+            end = min([begin + length, job.steps, *(stop for stop in stops if stop > begin)])
+            steps = end - begin
             state, metrics = job.program.segment(
                 job.lane,
                 snapshot.state,

@@ -1,12 +1,13 @@
 """The command `lrlab`.  Each subcommand imports what it needs when it runs, so `--help` is instant."""
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lab.check import InputError, nearest, require
 from sweeps import (
@@ -19,6 +20,9 @@ from sweeps import (
     settings,
     suggest_parser,
 )
+
+if TYPE_CHECKING:
+    from sweeps.sweep import Sweep
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,6 +63,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     plan = _command(commands, "plan", _plan, "what a sweep would cost, and what its runs share", "quickstart --json")
     plan.add_argument("sweep", metavar="NAME_OR_FILE.py", help="a bundled sweep, or a file with sweep()")
     settings.add(plan, metavar="NAME=V1,V2", help="replace an axis or a value, as in lrlab sweep")
+    _probe_option(plan)
     plan.add_argument("--json", action="store_true", help="print as JSON")
     report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
     report.add_argument("dir", metavar="DIR", type=Path)
@@ -91,11 +96,20 @@ def _sweep_parser(commands: Any) -> None:
     sweep.add_argument("--out", metavar="DIR", type=Path, help="where records go; run again to go on")
     replaces = "replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only"
     settings.add(sweep, metavar="NAME=V1,V2", help=replaces)
+    _probe_option(sweep)
     sweep.add_argument("--list", action="store_true", help="bundled sweeps: question, cost, expected picture")
     sweep.add_argument("--dry-run", action="store_true", help="print what lrlab plan prints")
     sweep.add_argument("--smoke", action="store_true", help="two steps of every run")
     sweep.add_argument(
         "--keep", choices=("final", "none"), help="final (the default) keeps trained parameters and optimizer state"
+    )
+
+
+def _probe_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--probe",
+        choices=("sharpness", "none"),
+        help="measure sharpness along the runs (--set probe.quantities=, probe.every=, ...), or drop a sweep's probe",
     )
 
 
@@ -180,7 +194,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.keep:
         changes["exec.keep"] = [options.keep]
     _quiet()
-    sweep = replaced(catalog.load(options.sweep), changes)
+    sweep = replaced(_probed(catalog.load(options.sweep), options.probe), changes)
     if options.dry_run:
         estimate.show(estimate.estimate(sweep, smoke=options.smoke), terminal)
         return 0
@@ -194,13 +208,23 @@ def _sweep(options: argparse.Namespace) -> int:
         return 130
 
 
+def _probed(sweep: "Sweep", probe: str | None) -> "Sweep":
+    """The sweep with the probe that `--probe` asks for; a sweep that has one keeps its settings."""
+    from lab.config import SharpnessConfig
+
+    if probe == "sharpness":
+        return dataclasses.replace(sweep, probe=sweep.probe or SharpnessConfig())
+    return dataclasses.replace(sweep, probe=None) if probe == "none" else sweep
+
+
 def _plan(options: argparse.Namespace) -> int:
     from sweeps import catalog, estimate
     from sweeps.sweep import replaced
     from sweeps.table import console
 
     _quiet()
-    found = estimate.estimate(replaced(catalog.load(options.sweep), settings.parse(options.settings)))
+    sweep = _probed(catalog.load(options.sweep), options.probe)
+    found = estimate.estimate(replaced(sweep, settings.parse(options.settings)))
     if options.json:
         print(json.dumps(found, indent=1))
     else:
@@ -329,6 +353,7 @@ def _again(options: argparse.Namespace) -> str:
     for text in options.settings:
         words += ["--set", text]
     words += ["--smoke"] if options.smoke else []
+    words += ["--probe", options.probe] if options.probe else []
     words += ["--keep", options.keep] if options.keep else []
     return shlex.join(words)
 

@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import count
+from lab.config import SharpnessConfig
 from lab.device import platform
+from sweeps import measurement
 from sweeps import plan as planning
 from sweeps.column import counted
 from sweeps.plan import Group
@@ -19,16 +21,20 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
 
     `steps_alone` counts the updates of every run by itself, `steps_planned` those that are trained when shared ones are
     trained once, and `saving` is their ratio; `tokens_alone` and `tokens_planned` are the same in tokens; `flops` are
-    those of the planned updates and of the evaluations.  `passes` is how often the longest run sees its corpus.
-    `seconds` and `memory_bytes` are estimates.
+    those of the planned updates and of the evaluations, `probe_flops` those of a probe.  `passes` is how often the
+    longest run sees its corpus.  `seconds` and `memory_bytes` are estimates.
 
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
     """
     runs, kind = resolved(sweep, smoke=smoke), platform()
-    groups, device = planning.plan(runs, sweep.execution, platform=kind), planning.device(kind)
+    groups = planning.plan(runs, sweep.execution, platform=kind, probe=sweep.probe)
+    device = planning.device(kind)
     units = [unit for group in groups for unit in group.units]
     alone, planned = planning.steps(groups)
+    if sweep.probe is not None:
+        measurement.check(sweep.probe, runs)
+    probing = 0.0 if sweep.probe is None else measurement.flops(sweep.probe, units)
     return {
         "sweep": sweep.name,
         "question": sweep.question,
@@ -44,15 +50,16 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
         "tokens_planned": planning.tokens(units),
         "passes": planning.passes(runs),
         "flops": planning.flops(units),
-        "memory_bytes": max(planning.memory(group) for group in groups),
-        "seconds": planning.seconds(groups, device),
+        "probe_flops": probing,
+        "memory_bytes": max(planning.memory(group, sweep.probe) for group in groups),
+        "seconds": planning.seconds(groups, device, extra=probing),
         "device": {
             "name": device.name,
             "peak_flops": device.peak_flops,
             "efficiency": device.efficiency,
             "memory_bytes": device.memory_bytes,
         },
-        "groups": [_group(group) for group in groups],
+        "groups": [_group(group, sweep.probe) for group in groups],
     }
 
 
@@ -82,6 +89,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"{found['tokens_planned']:.3g} training tokens, {found['flops']:.3g} FLOPs; at {device['efficiency']:.0%} of "
         f"{device['peak_flops']:.2g} FLOP/s ({device['name']}) about {clock(found['seconds'])}",
     )
+    if found["probe_flops"]:
+        console.print(f"the probe takes {found['probe_flops'] / found['flops']:.0%} of the training's FLOPs, included")
     if found["passes"] > 1:
         console.print(f"note: {repeats(found['passes'])}")
     if found["memory_bytes"] > device["memory_bytes"]:
@@ -96,7 +105,7 @@ def repeats(passes: float) -> str:
     return f"the longest run sees its corpus {passes:.1f} times: beyond one pass its data repeat"
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: Group, probe: SharpnessConfig | None) -> dict[str, Any]:
     how, (alone, planned) = group.units[0].execution, planning.steps([group])
     return {
         "program": group.label,
@@ -109,5 +118,5 @@ def _group(group: Group) -> dict[str, Any]:
         "steps_planned": planned,
         "tokens_planned": planning.tokens(group.units),
         "flops": planning.flops(group.units),
-        "memory_bytes": planning.memory(group),
+        "memory_bytes": planning.memory(group, probe),
     }

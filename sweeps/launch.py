@@ -10,14 +10,16 @@ from rich.console import Console
 
 from lab import checkpoint, store
 from lab.check import require
+from sweeps import measurement
 from sweeps import plan as planning
 from sweeps.column import counted
 from sweeps.estimate import repeats
 from sweeps.plan import Group
-from sweeps.progress import Monitor
+from sweeps.progress import Monitor, clock
 from sweeps.run_list import base_digest
+from sweeps.saved import forked
 from sweeps.sweep import Run, Sweep, resolved
-from sweeps.worker import Interrupted, StopRequest, forked, work
+from sweeps.worker import Interrupted, StopRequest, work
 
 
 def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Console) -> int:
@@ -29,29 +31,36 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         InputError: the sweep does not fit itself, its corpus or the store.
     """
     runs = resolved(sweep, smoke=smoke)
+    if sweep.probe is not None:
+        measurement.check(sweep.probe, runs)
     with store.locked(root):
         done = {run_id: record["validation"]["loss"] for run_id, record in store.read_records(root).items()}
         _describe(sweep, runs, root, done)
+        groups = None
+        if sweep.probe is not None:
+            groups = _planned(sweep, runs)
+            complete = measurement.measured(sweep.probe, groups, root, done)
+            done = {run_id: loss for run_id, loss in done.items() if run_id in complete}
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
             _clear_forks(root, {path.parent.name for path in root.glob("units/*/fork")})
             console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
             return 0
-        from lab.device import platform
-
-        groups = planning.plan(runs, sweep.execution, platform=platform())
+        groups = groups or _planned(sweep, runs)
         every = [unit for group in groups for unit in group.units]
-        units = planning.pending(groups, done, functools.partial(forked, root))
+        units = planning.pending(groups, done, functools.partial(_usable_fork, sweep, groups, root))
         awaited = {source.unit_id for unit in units for source in unit.sources}
         _clear_forks(root, {unit.unit_id for unit in every} - awaited)
         console.print(_opening(sweep, runs, groups, finished, root))
         monitor = Monitor(runs, done, sweep.optimum_axes[0], console, units=every, pending=units)
         with StopRequest() as stop, monitor:
             try:
-                failures = work(units, root, monitor, stop)
+                failures = work(units, root, monitor, stop, sweep.probe)
             except Interrupted:
                 failures = None
         finished = len(set(store.read_records(root)) & {run.run_id for run in runs})
+    if sweep.probe is not None and monitor.probe_seconds:
+        console.print(_probe_cost(monitor))
     if failures is None:
         console.print(f"interrupted: {finished} of {len(runs)} runs are done and kept; go on with\n  {again}")
         return 130
@@ -60,6 +69,26 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         return 1
     console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
     return 0
+
+
+def _planned(sweep: Sweep, runs: Sequence[Run]) -> list[Group]:
+    from lab.device import platform
+
+    return planning.plan(runs, sweep.execution, platform=platform(), probe=sweep.probe)
+
+
+def _usable_fork(sweep: Sweep, groups: Sequence[Group], root: Path, unit_id: str) -> bool:
+    """Whether a unit's fork is there, and nothing is to be measured on the way to it."""
+    if sweep.probe is None or not forked(root, unit_id):
+        return forked(root, unit_id)
+    (unit,) = (unit for group in groups for unit in group.units if unit.unit_id == unit_id)
+    return not any(measurement.owed(sweep.probe, stage, root) for stage in unit.stages)
+
+
+def _probe_cost(monitor: Monitor) -> str:
+    training = monitor.seconds - monitor.probe_seconds
+    share = f", {monitor.probe_seconds / training:.0%} of the training time" if training > 0 else ""
+    return f"the probe took {clock(monitor.probe_seconds)}, compiles included{share}"
 
 
 def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finished: int, root: Path) -> str:

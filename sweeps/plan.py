@@ -9,10 +9,11 @@ from typing import Any
 
 from lab import corpus, count
 from lab.check import require
-from lab.config import ExecConfig, ModelConfig
+from lab.config import ExecConfig, ModelConfig, SharpnessConfig
 from lab.device import Execution, execution, host_memory
 from lab.identity import digest, dump
 from lab.optimizer import structure
+from sweeps import probe_cost
 from sweeps.stage import Stage, stages
 from sweeps.sweep import Run
 
@@ -87,11 +88,13 @@ class Device:
     memory_bytes: float
 
 
-def plan(runs: Sequence[Run], settings: ExecConfig, *, platform: str) -> list[Group]:
+def plan(
+    runs: Sequence[Run], settings: ExecConfig, *, platform: str, probe: SharpnessConfig | None = None
+) -> list[Group]:
     """Programs in order of first appearance, their runs merged into stages and packed into units of at most K lanes.
 
     Packing depends on the runs and the settings alone, so the same sweep always gives the same units.  Units come
-    after those that they start from.
+    after those that they start from.  A probe takes memory too: batches are cut until both fit.
     """
     by_program: dict[Any, list[Run]] = {}
     for run in runs:
@@ -107,7 +110,7 @@ def plan(runs: Sequence[Run], settings: ExecConfig, *, platform: str) -> list[Gr
                 sequences=first.data.sequences,
                 length=first.data.length,
                 runs=tuple(members),
-                units=tuple(_units(members, settings, platform)),
+                units=tuple(_units(members, settings, platform, probe)),
             )
         )
     return groups
@@ -170,14 +173,14 @@ def passes(runs: Sequence[Run]) -> float:
     return max(count.training_tokens(run.config) / corpus.load(run.config.data).train.size for run in runs)
 
 
-def memory(group: Group) -> int:
-    """Estimated peak bytes of a unit of the group; all have the same K."""
-    return _memory(group.runs[0], group.units[0].execution)
+def memory(group: Group, probe: SharpnessConfig | None = None) -> int:
+    """Estimated peak bytes of a unit of the group, with what a probe takes; all have the same K."""
+    return _memory(group.runs[0], group.units[0].execution, probe)
 
 
-def seconds(groups: Sequence[Group], device: Device) -> float:
-    """Estimated time: FLOPs over the device's usual rate, and a compile per program."""
-    work = sum(flops(group.units) for group in groups)
+def seconds(groups: Sequence[Group], device: Device, *, extra: float = 0.0) -> float:
+    """Estimated time: FLOPs (`extra`: of a probe) over the device's usual rate, and a compile per program."""
+    work = extra + sum(flops(group.units) for group in groups)
     return work / (device.peak_flops * device.efficiency) + COMPILE_SECONDS * len(groups)
 
 
@@ -223,7 +226,7 @@ def _program_key(run: Run) -> Any:
     )
 
 
-def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[Unit]:
+def _units(members: Sequence[Run], settings: ExecConfig, platform: str, probe: SharpnessConfig | None) -> list[Unit]:
     """Lanes of one unit share their updates, corpus and evaluation; all units of a program have the same K."""
     ranges: dict[Any, list[Stage]] = {}
     for stage in stages(members):
@@ -233,7 +236,7 @@ def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[
     widest = max(len(same) for same in ranges.values())
     how = execution(settings, members[0].config.model, platform=platform, runs=widest)
     if settings.accumulate is None:
-        how = _fitting(members[0], how, _capacity(platform))
+        how = _fitting(members[0], how, _capacity(platform), probe)
     sequences = members[0].config.data.sequences
     require(
         sequences % how.accumulate == 0,
@@ -247,20 +250,21 @@ def _units(members: Sequence[Run], settings: ExecConfig, platform: str) -> list[
     ]
 
 
-def _fitting(run: Run, how: Execution, capacity: float) -> Execution:
+def _fitting(run: Run, how: Execution, capacity: float, probe: SharpnessConfig | None) -> Execution:
     """The execution with the batch cut into as few equal parts as fit the memory; whole if none does."""
     sequences = run.config.data.sequences
     for parts in (n for n in range(1, sequences + 1) if sequences % n == 0):
         cut = dataclasses.replace(how, accumulate=parts)
-        if _memory(run, cut) <= capacity:
+        if _memory(run, cut, probe) <= capacity:
             return cut
     return how
 
 
-def _memory(run: Run, how: Execution) -> int:
-    return count.memory_bytes(
+def _memory(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
+    training = count.memory_bytes(
         run.config, lanes=how.lanes, strategy=how.strategy, group=how.group, accumulate=how.accumulate
     )
+    return training + (probe_cost.memory(probe, run.config, how) if probe is not None else 0)
 
 
 def _unit(lanes: tuple[Stage, ...], how: Execution, settings: ExecConfig) -> Unit:

@@ -46,6 +46,7 @@ class Monitor:
         self._total = sum(map(_work, units))
         self._credit = self._total - sum(map(_work, pending))
         self._partial = 0.0
+        self.probe_seconds = 0.0
         self._base = self._credit
         self._begun = self._printed = time.perf_counter()
         self._bar = Progress(
@@ -88,6 +89,15 @@ class Monitor:
                 if math.isfinite(loss)
             }
         self._refresh()
+
+    def measured(self, unit: Unit, seconds: float) -> None:
+        del unit
+        self.probe_seconds += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Since the launch."""
+        return time.perf_counter() - self._begun
 
     def finished(self, unit: Unit, results: Sequence[Result]) -> None:
         self._partial, self._running = 0.0, {}

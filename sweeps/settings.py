@@ -23,16 +23,17 @@ def parse(texts: Sequence[str], option: str = "--set") -> dict[str, list[Any]]:
         InputError: an unknown name, an ill-typed value, or a name given twice.
     """
     from lab import override
-    from lab.config import ExecConfig
+    from lab.config import ExecConfig, SharpnessConfig
 
+    sections = {"exec": ExecConfig, "probe": SharpnessConfig}
     found: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         require(bool(equals), f"{option} {text} has no value: write {option} NAME=VALUE")
         require(name not in found, f"{option} {name} is given twice: write all its values in one, as in {name}=1,2")
-        if name.startswith("exec."):
-            short = name.removeprefix("exec.")
-            found[name] = override.parse(short, values, ExecConfig)
+        section, _, short = name.partition(".")
+        if section in sections:
+            found[name] = override.parse(short, values, sections[section])
         else:
             found[name] = override.parse(name, values)
     return found
@@ -48,4 +49,5 @@ def single(texts: Sequence[str]) -> dict[str, Any]:
     for name, values in found.items():
         require(len(values) == 1, f"--set {name} takes one value here, not {len(values)}")
         require(not name.startswith("exec."), f"--set {name}: how runs are executed is no part of this")
+        require(not name.startswith("probe."), f"--set {name}: what is measured along runs is no part of this")
     return {name: values[0] for name, values in found.items()}

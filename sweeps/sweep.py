@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import batch, corpus
 from lab.check import require
-from lab.config import ALTERNATIVES, ExecConfig, RunConfig
+from lab.config import ALTERNATIVES, ExecConfig, RunConfig, SharpnessConfig
 from lab.identity import paths, run_id
 from lab.model import leaves
 from lab.override import ALIASES, apply, unknown
@@ -26,7 +26,7 @@ class Sweep:
     """A question, what it costs, the picture to expect, and its runs.
 
     `optimum_axes` are the dotted names whose optimum is sought; a cell is what remains after removing them and the
-    seeds.  Iterating yields the run configurations, unresolved.
+    seeds.  `probe` is what is measured along the runs.  Iterating yields the run configurations, unresolved.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Sweep:
     points: Sequence[Point]
     optimum_axes: tuple[str, ...] = ("optimizer.lr",)
     execution: ExecConfig = field(default_factory=ExecConfig)
+    probe: SharpnessConfig | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", tuple(self.points))
@@ -90,23 +91,30 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
 
     A name that the points set leaves them (points that then coincide become one) and takes its new values in every
     combination with the rest; so do the names that say the same thing otherwise (`schedule.steps` for
-    `schedule.tokens`).  `exec.*` settings change how the sweep is executed.
+    `schedule.tokens`).  `exec.*` settings change how the sweep is executed, `probe.*` what is measured along it.
 
     Raises:
-        InputError: an unknown name, or an execution setting with several values.
+        InputError: an unknown name, an execution or probe setting with several values, or one of a probe that the
+            sweep does not have.
     """
     points = list(sweep.points)
-    execution = sweep.execution
+    execution, probe = sweep.execution, sweep.probe
     for name, values in settings.items():
-        if name.startswith("exec."):
+        section, _, setting = name.partition(".")
+        if section in ("exec", "probe"):
             require(len(values) == 1, f"{name} takes one value, not {len(values)}")
-            execution = apply(execution, {name.removeprefix("exec."): values[0]})
+        if section == "exec":
+            execution = apply(execution, {setting: values[0]})
+            continue
+        if section == "probe":
+            require(probe is not None, f"{name}: sweep {sweep.name} has no probe: add --probe sharpness")
+            probe = apply(probe, {setting: values[0]})
             continue
         gone = {name, *ALIASES.get(name, ())} | {alias for alias, names in ALIASES.items() if name in names}
         gone |= {other for group in ALTERNATIVES if name in group for other in group}
         points = unique([{key: value for key, value in point.items() if key not in gone} for point in points])
         points = product(points, axis(name, *values))
-    return dataclasses.replace(sweep, points=tuple(points), execution=execution)
+    return dataclasses.replace(sweep, points=tuple(points), execution=execution, probe=probe)
 
 
 @dataclass(frozen=True)

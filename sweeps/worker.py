@@ -1,6 +1,5 @@
 """The worker: executes units one after another, checkpoints and forks them, and writes their records."""
 
-import dataclasses
 import datetime
 import os
 import signal
@@ -12,15 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
-
-from lab import checkpoint, corpus, schedule, store, train
-from lab.check import InputError, require
-from lab.config import RunConfig
+from lab import checkpoint, schedule, store, train
+from lab.check import InputError
+from lab.config import RunConfig, SharpnessConfig
 from lab.record import Lineage, Provenance, Result, record
+from sweeps import saved
+from sweeps.measurement import Meter
 from sweeps.plan import Unit
-
-FINAL = "final"
 
 
 class Watcher(Protocol):
@@ -28,6 +25,7 @@ class Watcher(Protocol):
 
     def started(self, unit: Unit, step: int) -> None: ...
     def advanced(self, unit: Unit, snapshot: train.Snapshot) -> None: ...
+    def measured(self, unit: Unit, seconds: float) -> None: ...
     def finished(self, unit: Unit, results: Sequence[Result]) -> None: ...
     def failed(self, unit: Unit, error: Exception) -> None: ...
 
@@ -58,8 +56,12 @@ class StopRequest:
         self.asked = True
 
 
-def work(units: Sequence[Unit], root: Path, watcher: Watcher, stop: StopRequest) -> int:
-    """Execute units in order; a unit that fails is reported and does not stop the others.  Gives the failures.
+def work(
+    units: Sequence[Unit], root: Path, watcher: Watcher, stop: StopRequest, probe: SharpnessConfig | None = None
+) -> int:
+    """Execute units in order, measuring what `probe` asks for along them.
+
+    A unit that fails is reported and does not stop the others.  Gives the failures.
 
     Raises:
         Interrupted: a stop was asked for; the current unit is checkpointed.
@@ -72,7 +74,7 @@ def work(units: Sequence[Unit], root: Path, watcher: Watcher, stop: StopRequest)
         try:
             if lost:
                 raise InputError(f"it goes on from unit {' and '.join(sorted(lost))}, which failed")
-            _run(unit, root, watcher, stop)
+            _run(unit, root, watcher, stop, probe)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -85,35 +87,34 @@ def work(units: Sequence[Unit], root: Path, watcher: Watcher, stop: StopRequest)
     return len(failed)
 
 
-def forked(root: Path, unit_id: str) -> bool:
-    """Whether the state that other units start from is in the store."""
-    return bool(checkpoint.names(store.fork_folder(root, unit_id)))
-
-
-def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest) -> None:
-    configs = [stage.runs[0].config for stage in unit.stages]
-    folder = store.unit_folder(root, unit.unit_id)
-    attempt = _claim(folder)
+def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest, probe: SharpnessConfig | None) -> None:
+    attempt = _claim(store.unit_folder(root, unit.unit_id))
+    saved.write_unit(root, unit)
     begun, clock = _now(), time.perf_counter()
-    job = train.prepare(configs, unit.execution, corpus.load(configs[0].data), stop=unit.end)
-    snapshot = _resume(job, folder / "checkpoints") or _beginning(job, unit, root)
+    job = saved.prepared(unit)
+    meter = Meter(probe, unit, job, root) if probe is not None else None
+    snapshot = saved.resume(root, unit, job)
+    if snapshot is None or (meter is not None and meter.missed(snapshot.step)):
+        snapshot = saved.beginning(root, unit, job)
     watcher.started(unit, snapshot.step)
-    for newest in _checkpointed(job, snapshot, folder / "checkpoints", unit, stop):
+    for newest in _checkpointed(job, snapshot, root, unit, stop, meter):
         watcher.advanced(unit, newest)
         snapshot = newest
     snapshot = snapshot.settled()
+    if meter is not None:
+        watcher.measured(unit, meter.seconds)
     if unit.forks:
-        _save(store.fork_folder(root, unit.unit_id), job, snapshot)
+        saved.save_fork(root, unit, job, snapshot)
     results = _record(unit, job, snapshot, root, _provenance(unit, attempt, begun, clock)) if unit.runs else []
     if unit.settings.keep == "none" or not unit.runs:
-        checkpoint.clear(folder / "checkpoints")
+        saved.clear(root, unit)
     watcher.finished(unit, results)
 
 
 def _record(unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, provenance: Any) -> list[Result]:
     """Evaluate the runs that end with a unit, and write their records."""
     if unit.settings.keep == "final":
-        checkpoint.save(store.unit_folder(root, unit.unit_id) / "checkpoints", FINAL, snapshot.state)
+        saved.save_final(root, unit, snapshot)
     by_lane = train.finish(job, snapshot)
     results = []
     for lane, (stage, result) in enumerate(zip(unit.stages, by_lane, strict=True)):
@@ -127,69 +128,22 @@ def _record(unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, pr
 
 
 def _checkpointed(
-    job: train.Job, begin: train.Snapshot, folder: Path, unit: Unit, stop: StopRequest
+    job: train.Job, begin: train.Snapshot, root: Path, unit: Unit, stop: StopRequest, meter: Meter | None
 ) -> Iterator[train.Snapshot]:
-    """Train, saving a resume point at the configured pace and when a stop is asked for."""
-    saved = time.perf_counter()
-    for snapshot in train.train(job, begin):
+    """Train and measure, saving a resume point at the configured pace and when a stop is asked for."""
+    last = time.perf_counter()
+    if meter is not None:
+        meter.measure(begin)
+    for snapshot in train.train(job, begin, meter.stops if meter is not None else ()):
+        if meter is not None:
+            meter.measure(snapshot)
         yield snapshot
-        due = time.perf_counter() - saved > unit.settings.checkpoint_seconds
+        due = time.perf_counter() - last > unit.settings.checkpoint_seconds
         if snapshot.step < job.steps and (stop.asked or due):
-            _save(folder, job, snapshot.settled())
-            saved = time.perf_counter()
+            saved.save(root, unit, job, snapshot.settled())
+            last = time.perf_counter()
         if stop.asked and snapshot.step < job.steps:
             raise Interrupted
-
-
-def _save(folder: Path, job: train.Job, snapshot: train.Snapshot) -> None:
-    checkpoint.save(folder, _name(snapshot), _tree(job, snapshot))
-
-
-def _name(snapshot: train.Snapshot) -> str:
-    return f"{snapshot.step:09d}"
-
-
-def _tree(job: train.Job, snapshot: train.Snapshot) -> dict[str, Any]:
-    """What a settled snapshot consists of on disk; metrics are [updates, K], zero for padding."""
-    missing = job.program.shape.lanes - len(job.configs)
-    loss, grad_norm = (np.pad(values, ((0, 0), (0, missing))) for values in (snapshot.loss, snapshot.grad_norm))
-    return {"state": snapshot.state, "loss": loss, "grad_norm": grad_norm}
-
-
-def _restored(job: train.Job, folder: Path, name: str, remedy: str) -> train.Snapshot:
-    """A saved snapshot with all its K lanes, of this job or of another of the same program."""
-    import jax
-
-    metrics = np.zeros((int(name), job.program.shape.lanes))
-    with job.program.precision():
-        like = {"state": jax.eval_shape(job.program.init, job.lane), "loss": metrics, "grad_norm": metrics}
-        try:
-            found = checkpoint.restore(folder, name, like)
-        except Exception as error:
-            raise InputError(f"{folder / name} cannot be restored ({type(error).__name__}): {remedy}") from error
-    return train.Snapshot(int(name), found["state"], np.asarray(found["loss"]), np.asarray(found["grad_norm"]))
-
-
-def _resume(job: train.Job, folder: Path) -> train.Snapshot | None:
-    """The newest resume point of a unit, if it has one."""
-    steps = [name for name in checkpoint.names(folder) if name != FINAL]
-    if not steps:
-        return None
-    found = _restored(job, folder, steps[-1], "delete it to train these runs anew")
-    runs = len(job.configs)
-    return dataclasses.replace(found, loss=found.loss[:, :runs], grad_norm=found.grad_norm[:, :runs])
-
-
-def _beginning(job: train.Job, unit: Unit, root: Path) -> train.Snapshot:
-    """A unit before its first update: fresh, or where its lanes leave the forks that they start from."""
-    if not unit.sources:
-        return train.start(job)
-    forks = {}
-    for unit_id in {source.unit_id for source in unit.sources}:
-        folder = store.fork_folder(root, unit_id)
-        require(forked(root, unit_id), f"{folder} holds no state: run the sweep again to train it anew")
-        forks[unit_id] = _restored(job, folder, checkpoint.names(folder)[-1], "delete it and run the sweep again")
-    return train.branch(job, [(forks[source.unit_id], source.lane) for source in unit.sources])
 
 
 def _claim(folder: Path) -> int:

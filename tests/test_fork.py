@@ -14,7 +14,7 @@ from rich.console import Console
 from analysis.results import load
 from lab import checkpoint, corpus, store
 from lab.config import ExecConfig, RunConfig
-from sweeps import estimate, launch, plan, worker
+from sweeps import estimate, launch, plan, saved, worker
 from sweeps.sweep import Point, Run, Sweep, axis, product, replaced, resolved, zipped
 
 RATES = (2.0**-7, 2.0**-6, 2.0**-5, 2.0**-4)
@@ -105,6 +105,7 @@ class Witness:
         self.started_with.append(self.forks())
 
     def advanced(self, unit: plan.Unit, snapshot: Any) -> None: ...
+    def measured(self, unit: plan.Unit, seconds: float) -> None: ...
     def finished(self, unit: plan.Unit, results: Any) -> None: ...
     def failed(self, unit: plan.Unit, error: Exception) -> None:
         assert unit.stages
@@ -113,7 +114,7 @@ class Witness:
 
 def pending(sweep: Sweep, root: Path) -> list[plan.Unit]:
     groups = plan.plan(resolved(sweep), sweep.execution, platform="cpu")
-    return plan.pending(groups, store.read_records(root), lambda unit_id: worker.forked(root, unit_id))
+    return plan.pending(groups, store.read_records(root), lambda unit_id: saved.forked(root, unit_id))
 
 
 def test_forks_are_there_before_their_branches_and_gone_after_the_last(base: RunConfig, tmp_path: Path) -> None:

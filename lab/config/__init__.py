@@ -10,6 +10,7 @@ from lab.config.execution import ExecConfig
 from lab.config.model import ModelConfig
 from lab.config.optimizer import OptimizerConfig
 from lab.config.parametrization import ParametrizationConfig
+from lab.config.probe import SharpnessConfig
 from lab.config.run import ALTERNATIVES, RunConfig
 from lab.config.schedule import ScheduleConfig
 
@@ -23,4 +24,5 @@ __all__ = [
     "ParametrizationConfig",
     "RunConfig",
     "ScheduleConfig",
+    "SharpnessConfig",
 ]

@@ -1,0 +1,52 @@
+"""What a sharpness probe measures along a run, how often, and on which batch."""
+
+from dataclasses import dataclass
+
+from lab.check import check_fields, nearest, positive, require
+
+# Eigenvalues by one Lanczos run each; all but the first in the metric of the optimizer's update (`lab.sharpness`).
+SPECTRA = ("hessian", "preconditioned", "gauss_newton", "residual", "tangent_kernel")
+QUANTITIES = (*SPECTRA, "trace", "directional", "blocks")
+
+
+@dataclass(frozen=True)
+class SharpnessConfig:
+    """A probe of sharpness.  It changes no run: results are records of their own, beside the run's.
+
+    `quantities` are joined by `+`, as in `preconditioned+tangent_kernel` (`QUANTITIES`).  `top` eigenvalues of each
+    spectrum come from `steps` Lanczos steps; a trace takes `probes` random vectors.  The measurement batch is
+    `sequences` windows of the training stream, drawn by `seed`.  Points lie at 0, 1, 2, 4, ... updates and, from
+    `every` on, at its multiples, and at the end of a run.
+    """
+
+    quantities: str = "preconditioned"
+    top: int = 1
+    steps: int = 12
+    probes: int = 16
+    sequences: int = 32
+    seed: int = 0
+    every: int = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self, "probe")
+        positive(self, "probe", "top", "sequences", "every")
+        for name in self.names:
+            known = f"{', '.join(QUANTITIES)}{nearest(name, QUANTITIES)}"
+            require(name in QUANTITIES, f"probe.quantities={self.quantities}: {name!r} is not one of {known}")
+        require(len(set(self.names)) == len(self.names), f"probe.quantities={self.quantities} names one of them twice")
+        require(self.seed >= 0, f"probe.seed={self.seed} is negative")
+        require(
+            self.steps > self.top,
+            f"probe.steps={self.steps} Lanczos steps find no {self.top} eigenvalues: use more than probe.top",
+        )
+        require(self.probes >= 2, f"probe.probes={self.probes}: an error needs at least 2 random vectors")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.quantities.split("+"))
+
+    def cadence(self, begin: int, end: int) -> tuple[int, ...]:
+        """The numbers of updates in begin..end after which to measure: geometric up to `every`, then regular."""
+        early = {0} | {1 << power for power in range(self.every.bit_length())}
+        regular = set(range(self.every, end + 1, self.every))
+        return tuple(sorted(step for step in early | regular if begin <= step <= end))
