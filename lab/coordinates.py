@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lab import train
+from lab.check import require
 from lab.config import ExecConfig, RunConfig
 from lab.corpus import Corpus
 from lab.device import execution, platform
 from lab.optimizer import Params
 from lab.program import Lane, Program, shape_of
+from lab.transformer import Transformer
 
 BATCH = 8
 MAX_LANES = 32
@@ -34,7 +36,16 @@ def trajectories(configs: Sequence[RunConfig], corpus: Corpus, *kinds: str) -> l
 
     Runs of one program and length are lanes of one job.  `kinds` are the first words of the names to compute (`change`,
     `lazy`, ...); fewer compile faster.
+
+    Raises:
+        InputError: a run of another model than the transformer.
     """
+    for config in configs:
+        require(
+            config.model.kind == "transformer",
+            f"model.kind={config.model.kind}: coordinates are measured on the parts of a transformer; use "
+            "model.kind=transformer",
+        )
     groups: dict[Any, list[int]] = {}
     for index, config in enumerate(configs):
         groups.setdefault((_program(config), config.schedule.steps), []).append(index)
@@ -52,16 +63,21 @@ def statistics(program: Program, lane: Lane, first: Params, params: Params, toke
     """One lane's statistics on tokens [B, T+1], as scalars by name; `first` are its initial parameters."""
     forward, scales = program.shape.forward, {"attention_scale": lane.attention, "logit_scale": lane.logits}
 
+    def model_of(params: Params) -> Transformer:
+        model = program.model(params, lane)
+        assert isinstance(model, Transformer)
+        return model
+
     def activations(params: Params) -> dict[str, jax.Array]:
         inputs = tokens[:, :-1].astype(jnp.int32)
-        found = program.model(params, lane).activations(inputs, **scales, forward=forward)
+        found = model_of(params).activations(inputs, **scales, forward=forward)
         return found | {"residual": found["residual"][-1]}
 
     before, now = activations(first), activations(params)
 
     def blocks(params: Params) -> jax.Array:
-        model = program.model(params, lane)
-        return model.block_outputs(before["input"], program.shape.length, scale=lane.attention, forward=forward)
+        inputs = before["input"]
+        return model_of(params).block_outputs(inputs, program.shape.length, scale=lane.attention, forward=forward)
 
     gradients = jax.grad(lambda params: jnp.mean(program.loss(params, lane, tokens)))(params)
     moved = jax.tree.map(jnp.subtract, params, first)

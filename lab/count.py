@@ -23,8 +23,13 @@ def parameters(model: ModelConfig, length: int) -> Parameters:
 
     With d width, a = heads * head_dim, g = kv_heads * head_dim, f mlp_width, c = 3 (swiglu) or 2 (gelu):
     blocks hold `L (2 d a + 2 d g + c d f)` in matrices, plus gains and biases; embeddings `V d`, positions `T d`,
-    the readout `d V`.
+    the readout `d V`.  The residual network with k layers per block and a context of C tokens: blocks `L k d^2` (with
+    biases `L k (d^2 + d)`), embeddings `C V d`, the readout `d V`.
     """
+    if model.kind == "mlp":
+        assert model.vocab is not None
+        biases = model.depth * model.block_layers * model.width if model.bias else 0
+        return Parameters(matrix_parameters(model) + biases, (model.context + 1) * model.vocab * model.width)
     d, depth, inner, kv, f = _widths(model)
     assert model.vocab is not None and model.head_dim is not None
     wide = 2 if model.mlp == "swiglu" else 1
@@ -41,16 +46,24 @@ def parameters(model: ModelConfig, length: int) -> Parameters:
 
 
 def matrix_parameters(model: ModelConfig) -> int:
-    """Entries of the blocks' matrices: `L (2 d a + 2 d g + c d f)`."""
+    """Entries of the blocks' matrices: `L (2 d a + 2 d g + c d f)`; residual network: `L k d^2`."""
+    if model.kind == "mlp":
+        return model.depth * model.block_layers * model.width**2
     d, depth, inner, kv, f = _widths(model)
     return depth * (2 * d * inner + 2 * d * kv + (3 if model.mlp == "swiglu" else 2) * d * f)
 
 
 def training_flops_per_token(model: ModelConfig, length: int) -> float:
-    """`6 (N_matrices + d V) + 12 L T a`: forward and backward, attention counted over all T positions (not half)."""
-    d, depth, inner, _, _ = _widths(model)
+    """`6 (N_matrices + d V) + 12 L T a`: forward and backward, attention counted over all T positions (not half).
+
+    The residual network has no attention, and its embedding (additions, no products) counts as nothing too.
+    """
     assert model.vocab is not None
-    return 6.0 * (matrix_parameters(model) + d * model.vocab) + 12.0 * depth * length * inner
+    products = 6.0 * (matrix_parameters(model) + model.width * model.vocab)
+    if model.kind == "mlp":
+        return products
+    _, depth, inner, _, _ = _widths(model)
+    return products + 12.0 * depth * length * inner
 
 
 def step_flops(config: RunConfig) -> float:
@@ -84,18 +97,26 @@ def memory_bytes(
     A batch cut into `accumulate` parts holds the activations of one part.
 
     Activations kept for the backward pass are counted as `M (10 d + 3 a + 3 f) + 3 B H T^2` per layer and `3 M V` for
-    the readout, in the compute dtype; an estimate, labelled so where it is printed.
+    the readout, in the compute dtype; of the residual network as `M d (1 + 4 k)` per block and `2 M C d` for the
+    embedding.  An estimate, labelled so where it is printed.
     """
     model = config.model
-    d, depth, inner, _, f = _widths(model)
-    assert model.vocab is not None and model.heads is not None
+    assert model.vocab is not None
     rows, length = config.data.tokens_per_step // accumulate, config.data.length
     state = parameters(model, length).total * 4 * (8 if config.dtype == "float64" else 4)
-    layer = rows * (10 * d + 3 * inner + 3 * f) + 3 * rows * model.heads * length
     width = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
-    activations = (depth * layer + 3 * rows * model.vocab) * width
+    activations = (_kept(model, rows, length) + 3 * rows * model.vocab) * width
     at_once = {"vmap": lanes, "map": 1, "both": group}[strategy]
     return lanes * state + at_once * activations
+
+
+def _kept(model: ModelConfig, rows: int, length: int) -> int:
+    """Activations that embedding and blocks keep for the backward pass of `rows` tokens."""
+    if model.kind == "mlp":
+        return rows * model.width * (model.depth * (1 + 4 * model.block_layers) + 2 * model.context)
+    d, depth, inner, _, f = _widths(model)
+    assert model.heads is not None
+    return depth * (rows * (10 * d + 3 * inner + 3 * f) + 3 * rows * model.heads * length)
 
 
 def _widths(model: ModelConfig) -> tuple[int, int, int, int, int]:

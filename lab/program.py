@@ -19,7 +19,7 @@ from flax import nnx
 
 from lab.config import ModelConfig, RunConfig
 from lab.initializer import initial_params
-from lab.model import Forward, Transformer, abstract, layout, leaves
+from lab.model import Forward, Model, abstract, layout, leaves
 from lab.optimizer import Hyper, Params, hyper, optimizer, structure
 from lab.scale import scales, setting_of
 
@@ -174,7 +174,7 @@ class Program:
             forward=self.shape.forward,
         )
 
-    def model(self, params: Params, lane: Lane) -> Transformer:
+    def model(self, params: Params, lane: Lane) -> Model:
         """The model that computes with a lane's parameters.
 
         Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the

@@ -110,7 +110,6 @@ def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
             does not have.
     """
     parametrization, optimizer, model = config.parametrization, config.optimizer, config.model
-    assert model.head_dim is not None
     setting = setting_of(config)
     found = {path: factors(leaf, setting) for path, leaf in leaves.items()}
     logits = 1.0
@@ -123,7 +122,9 @@ def scales(config: RunConfig, leaves: Mapping[str, Leaf]) -> Scales:
             * base_std(parametrization, leaf, depth=model.depth, tied=model.tied and path == EMBEDDING)
             for path, leaf in leaves.items()
         },
-        attention=attention_scale(parametrization, model.head_dim, parametrization.base_head_dim),
+        attention=attention_scale(parametrization, model.head_dim, parametrization.base_head_dim)
+        if model.head_dim
+        else 1.0,
         logits=logits,
     )
 

@@ -9,7 +9,7 @@ from test_parametrization import VARIANTS
 
 from lab import train
 from lab.config import RunConfig
-from lab.model import ATTENTION, _rotate
+from lab.transformer import ATTENTION, _rotate
 
 LENGTH = 16
 

@@ -19,8 +19,9 @@ from conftest import job_of, resolve
 import lab
 from lab import checkpoint, train
 from lab.config import RunConfig
-from lab.model import ROLES, base_dims, dims
+from lab.model import base_dims, dims
 from lab.recipe import Recipe
+from lab.transformer import ROLES
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "parametrizations.md"
 ROWS = (

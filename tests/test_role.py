@@ -7,8 +7,9 @@ from conftest import resolve
 from test_parametrization import VARIANTS
 
 from lab.config import RunConfig
-from lab.model import ROLES, leaves
+from lab.model import leaves
 from lab.role import Role, RoleRow, assign, row_of
+from lab.transformer import ROLES
 
 DIMS = {"one": 1, "width": 4}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lab import ablation
 from lab.check import check_fields, positive, require
@@ -85,11 +85,14 @@ class ParametrizationConfig:
 
     def resolve(self, model: ModelConfig) -> "ParametrizationConfig":
         """Fill in the base shape and clear what is not used; `model` is resolved."""
-        assert model.mlp_width is not None and model.head_dim is not None and model.kv_heads is not None
-        kv_width = model.kv_heads * model.head_dim
-        unused = {
+        unused: dict[str, Any] = {
             name: None for (rule, off), names in _UNUSED_WITHOUT.items() if getattr(self, rule) == off for name in names
         }
+        if model.kind == "mlp":
+            unused |= {"base_mlp_width": None, "base_kv_width": None, "base_head_dim": None, "attention": "auto"}
+            return dataclasses.replace(self, **unused)
+        assert model.mlp_width is not None and model.head_dim is not None and model.kv_heads is not None
+        kv_width = model.kv_heads * model.head_dim
         return dataclasses.replace(
             self,
             base_mlp_width=self.base_mlp_width or self._in_proportion("mlp_width", model.mlp_width, model.width),

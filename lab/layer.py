@@ -1,0 +1,54 @@
+"""What the models are made of: linear maps, stacks of blocks, and how a forward pass executes.
+
+Letters: M rows of activations (batch and time flattened), D width, I inputs and O outputs of a linear map.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How the forward pass executes: never what it computes."""
+
+    attention: str = "einsum"
+    unroll: bool = True
+    remat: bool = False
+
+
+class Linear(nnx.Module):
+    """x_MI -> y_MO."""
+
+    def __init__(self, fan_in: int, fan_out: int, *, bias: bool) -> None:
+        self.kernel = nnx.Param(jnp.zeros((fan_in, fan_out)))
+        self.bias = nnx.Param(jnp.zeros((fan_out,))) if bias else None
+
+    def __call__(self, x_MI: jax.Array) -> jax.Array:
+        y_MO = x_MI @ self.kernel[...]
+        return y_MO if self.bias is None else y_MO + self.bias[...]
+
+
+def stack(block: Callable[[], nnx.Module], depth: int) -> Any:
+    """`depth` blocks as one module whose parameters have a leading depth axis."""
+    return nnx.vmap(lambda _: block(), in_axes=0, out_axes=0)(jnp.zeros(depth))
+
+
+def through(blocks: Any, x_MD: jax.Array, apply: Callable[[Any, jax.Array], jax.Array], forward: Forward) -> jax.Array:
+    """The stream after every block of a stack in turn, each `apply(block, x_MD)`."""
+    graphdef, stacked = nnx.split(blocks)
+
+    def body(x_MD: jax.Array, one: Any) -> tuple[jax.Array, None]:
+        return apply(nnx.merge(graphdef, one), x_MD), None
+
+    body = jax.checkpoint(body) if forward.remat else body
+    x_MD, _ = jax.lax.scan(body, x_MD, stacked, unroll=forward.unroll)
+    return x_MD
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
