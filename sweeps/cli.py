@@ -18,6 +18,7 @@ from sweeps import (
     predict_parser,
     schedule_parser,
     settings,
+    sharpness_parser,
     suggest_parser,
 )
 
@@ -83,6 +84,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     _parametrization_parser(commands)
     _coordinates_parser(commands)
     schedule_parser.add(commands, _command)
+    sharpness_parser.add(commands, _command)
     laws_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")

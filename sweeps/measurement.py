@@ -34,11 +34,11 @@ class Meter:
         """Whether a job that goes on from `step` has passed a point that is not there."""
         return any(stop < step for stop in self.stops)
 
-    def measure(self, snapshot: train.Snapshot) -> None:
-        """Write the points of a snapshot's step, if any are due."""
+    def measure(self, snapshot: train.Snapshot, *, due: bool | None = None) -> None:
+        """Write the points of a snapshot's step, if any are due there; `due` says so for any step."""
         import jax
 
-        if snapshot.step not in self.stops:
+        if not (snapshot.step in self.stops if due is None else due):
             return
         jax.block_until_ready(snapshot.state)
         begun = time.perf_counter()
