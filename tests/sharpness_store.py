@@ -22,15 +22,19 @@ BATCH = "abcdef012345"
 def planned(base: RunConfig, root: Path, **axes: tuple[Any, ...]) -> Results:
     """A store before its first run; axes as `model__width=(16, 32)`, in their order."""
     grid = product(*(axis(name.replace("__", "."), *values) for name, values in axes.items()))
+    return planned_points(base, root, grid)
+
+
+def planned_points(base: RunConfig, root: Path, grid: list[dict[str, Any]]) -> Results:
     sweep = Sweep(name="planted", question="?", cost="", expected="", base=base, points=grid)
     launch._describe(sweep, resolved(sweep), root, {})
     return load(root)
 
 
-def widths(base: RunConfig, root: Path) -> Results:
-    """muP and NTK, four widths, two rates, three seeds."""
+def widths(base: RunConfig, root: Path, widths: tuple[int, ...] = WIDTHS, rates: tuple[float, ...] = RATES) -> Results:
+    """muP and NTK, three seeds."""
     names = ("mup", "ntk")
-    return planned(base, root, parametrization__name=names, model__width=WIDTHS, optimizer__lr=RATES, seed=SEEDS)
+    return planned(base, root, parametrization__name=names, model__width=widths, optimizer__lr=rates, seed=SEEDS)
 
 
 def plant(root: Path, results: Results, *, noise: float = 0.02, probe_id: str = "p0", batch: str = BATCH) -> None:
@@ -40,6 +44,23 @@ def plant(root: Path, results: Results, *, noise: float = 0.02, probe_id: str = 
         level = {name: math.exp(noise * rng.normal()) for name in ("sharpness", "kernel", "loss")}
         for step in STEPS:
             write(root, planted(row, step, level, rng, noise, probe_id=probe_id, batch=batch))
+
+
+def diverging(base: RunConfig, root: Path) -> None:
+    """`widths` with points for every run; one of muP's diverges after 16 updates."""
+    results = widths(base, root)
+    plant(root, results)
+    frame = results.frame
+    here = (frame["parametrization.name"] == "mup") & (frame["model.width"] == 16) & (frame["seed"] == 2)
+    run_id = str(frame.loc[here & (frame["optimizer.lr"] == RATES[1]), "run_id"].iloc[0])
+    for step in (step for step in STEPS if step > 16):
+        write(root, dead(run_id, step))
+
+
+def one_width(base: RunConfig, root: Path) -> tuple[Path, str]:
+    """A store of one width and two seeds, without points yet, and its first run."""
+    results = planned(base, root, seed=(0, 1), optimizer__lr=(0.01,))
+    return root, str(results.frame["run_id"].iloc[0])
 
 
 def value(name: str, width: int, lr: float, step: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from analysis.sharpness.panel import (
     colours_of,
     finish,
     grid,
+    log_values,
     rate_words,
     rows_of,
     steps_axis,
@@ -30,9 +31,9 @@ from analysis.sharpness.track import Track, tracks
 def figures(points: Points, found: Sequence[Study]) -> dict[str, Figure]:
     """Every figure that the points allow, by the name of its file; `found` are the studies of the points."""
     made = {}
-    if points.sharpness in points.quantities:
+    if tracks(points, points.sharpness):  # none where all runs diverged
         made["sharpness"] = sharpness(points)
-    if "ratio" in points.quantities:
+    if tracks(points, "ratio"):
         made["sharpness_ratio"] = ratio(points)
     return made | study_figure.figures(points, found)
 
@@ -57,7 +58,8 @@ def sharpness(points: Points) -> Figure:
             plot.set_title(title(label, rate_words(rate(track.group))), fontsize=10)
             steps_axis(plot, "symlog")
         if all(np.nanmin(track.values_NST) > 0 for track in members):
-            line[0].set_yscale("log")
+            for plot in line:
+                log_values(plot)
     words = "sharpness, update metric" if points.sharpness == "preconditioned" else "largest eigenvalue of H"
     finish(figure, plots, words, shared_legend=True)
     return figure
@@ -82,7 +84,8 @@ def ratio(points: Points) -> Figure:
             plot.set_title(title(label, f"{axis_label(points.size_axis)} {size}"), fontsize=10)
             steps_axis(plot, "linear")
     if all(np.nanmin(track.values_NST) > 0 for track in members):
-        plots[0, 0].set_yscale("log")
+        for plot in plots.flat:
+            log_values(plot)
     finish(figure, plots, "sharpness / edge", shared_legend=True)
     return figure
 

@@ -11,6 +11,17 @@ from analysis.sharpness.points import RATE_AXIS, SIZE_AXES, Points
 
 _FIRST = ("edge", "ratio")
 _LAST = ("loss", "gradient_norm", "train_loss")
+_HIDDEN = ("/smallest", "gradient_norm", "train_loss")  # not in the text: a line has to fit a terminal
+_SHORT = {
+    "error": "residual",
+    "edge": "threshold/lr",
+    "hessian": "H",
+    "gauss_newton": "G",
+    "residual": "R",
+    "tangent_kernel": "kernel",
+    "directional": "directional",
+    "loss": "loss",
+}
 
 
 def newest(points: Points) -> pd.DataFrame:
@@ -36,11 +47,11 @@ def newest(points: Points) -> pd.DataFrame:
 
 
 def newest_table(points: Points) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the newest points; axes on which all runs agree are left out, but for the size and the rate."""
+    """(header, rows) of the newest points; axes on which all runs agree are left out, but for size, rate and seed."""
     found = newest(points)
     at = list(found.columns).index("step")
     axes = [name for name in found.columns[:at] if name in _kept(points) or found[name].nunique(dropna=False) > 1]
-    shown = [*axes, "step", *(name for name in found.columns[at + 2 :])]
+    shown = [*axes, "step", *(name for name in found.columns[at + 2 :] if not name.endswith(_HIDDEN))]
     header = ["run", *(_label(points, name, axes) for name in shown)]
     rows = [
         [str(run_id), *(_text(row[name]) for name in axes), f"{row['step']}{'' if row['alive'] else ' (diverged)'}"]
@@ -64,8 +75,8 @@ def _kept(points: Points) -> tuple[str, ...]:
 
 def _label(points: Points, name: str, axes: list[str]) -> str:
     if name in axes:
-        return axis_label(name)
-    return {"error": "residual", "edge": "threshold/lr", "residual": "residual part"}.get(name, word(points, name))
+        return axis_label(name).removesuffix("_init")
+    return word(points, name) if name == points.sharpness else _SHORT.get(name, name)
 
 
 def _text(value: Any) -> str:

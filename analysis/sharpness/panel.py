@@ -10,7 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from analysis.results import describe
 from analysis.sharpness.points import RATE_AXIS, Points
@@ -96,7 +98,22 @@ def steps_axis(plot: Axes, scale: str) -> None:
         plot.set_xlim(left=0)
     elif scale == "log":
         plot.set_xscale("log", base=2)
+    if scale != "linear":
+        _plain_ticks(plot.xaxis)
     plot.grid(alpha=0.3)
+
+
+def log_values(plot: Axes) -> None:
+    """A logarithmic axis of values with ticks at 1, 2 and 5 of each decade."""
+    plot.set_yscale("log")
+    plot.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    _plain_ticks(plot.yaxis)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks as `64` and `0.002`: quicker to read, and to draw, than powers."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def finish(figure: Figure, plots: np.ndarray, y_label: str, *, shared_legend: bool) -> None:

@@ -16,6 +16,7 @@ from analysis.sharpness.panel import (
     colours_of,
     finish,
     grid,
+    log_values,
     named,
     rate_words,
     rows_of,
@@ -62,7 +63,7 @@ def consistency(points: Points, found: Sequence[Study], label: str = "") -> Figu
                 _distance(plot, one, size, colours[size], f"{axis_label(points.size_axis)} {size}")
             plot.set_title(title(named(points, one), rate_words(rate(one.track.group))), fontsize=10)
             steps_axis(plot, "log")
-            plot.set_yscale("log")
+            log_values(plot)
     finish(figure, plots, "distance to the largest size", shared_legend=False)
     if label:
         figure.suptitle(label, fontsize=11)

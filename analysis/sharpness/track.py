@@ -48,8 +48,9 @@ def tracks(points: Points, quantity: str, index: int = 0) -> list[Track]:
     found = []
     for group, rows in groups(frame, points.group_axes):
         gone = rows[rows["run_id"].isin(lost)].drop_duplicates("run_id")
-        rows = rows[(rows["quantity"] == quantity) & (rows["index"] == index) & ~rows["run_id"].isin(lost)]
-        if rows["value"].notna().any():
+        rows = rows[(rows["quantity"] == quantity) & (rows["index"] == index) & rows["value"].notna()]
+        rows = rows[~rows["run_id"].isin(lost)]
+        if len(rows):
             found.append(_track(points, group, quantity, rows, gone))
     return found
 
