@@ -13,6 +13,7 @@ from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
 from analysis.optimum import Noise, Optimum
 from analysis.results import Results, axis_label, describe, load
+from analysis.sharpness.section import Section, sections
 from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers
 
 Table = tuple[list[str], list[list[str]]]
@@ -30,20 +31,22 @@ img { max-width: 100%; } pre { background: #f6f6f6; padding: .6rem; overflow-x: 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows."""
+    """Everything a report shows; `sharpness` has sections only where the store has points of a sharpness probe."""
 
     results: Results
     cells: list[Cell]
     drifts: list[Drift]
     transfers: list[Transfer]
     noise: Noise
+    sharpness: tuple[Section, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         found = summary(self.cells, self.drifts, self.noise, self.results.optimum_axis)
-        return found | {"transfer": [transfer_json(transfer) for transfer in self.transfers]}
+        found["transfer"] = [transfer_json(transfer) for transfer in self.transfers]
+        return found | ({"sharpness": [one.summary() for one in self.sharpness]} if self.sharpness else {})
 
-    def tables(self) -> tuple[Table, Table, Table]:
-        """(header, rows) of the optima, of the drifts and of the transfers, as text."""
+    def tables(self) -> tuple[Table, ...]:
+        """(header, rows) of the optima, of the drifts and of the transfers, then those of sharpness, as text."""
         axes = list(self.results.cell_axes)
         header = [axis_label(name) for name in axes]
         lr = axis_label(self.results.optimum_axis)
@@ -59,6 +62,7 @@ class Report:
                 ["cells", "along", "slope", "90 % interval", "verdict", "used", "regret at the largest"],
                 [[describe(t.group), axis_label(t.axis), *_transfer_columns(t)] for t in self.transfers],
             ),
+            *(table for one in self.sharpness for _, table in one.tables()),
         )
 
     def notes(self) -> list[str]:
@@ -75,11 +79,11 @@ def read(root: Path) -> Report:
     """The report of a store, finished or not.
 
     Raises:
-        InputError: the folder is not a store.
+        InputError: the folder is not a store, or a point of a probe is damaged.
     """
     results = load(root)
     cells, noise = read_cells(results)
-    return Report(results, cells, drifts(cells), transfers(cells), noise)
+    return Report(results, cells, drifts(cells), transfers(cells), noise, tuple(sections(root, results)))
 
 
 def write(root: Path) -> tuple[Report, Path]:
@@ -90,9 +94,16 @@ def write(root: Path) -> tuple[Report, Path]:
     for axis in sorted({drift.axis for drift in report.drifts}):
         drawn = figure.optima(report.cells, axis, report.results.optimum_axis, report.transfers)
         pictures.append(figure.save(drawn, folder, f"optimum_vs_{axis_label(axis)}"))
+    measured = [
+        [
+            figure.save(drawn, folder, name if number == 1 else f"{name}_{number}")[0]
+            for name, drawn in one.figures().items()
+        ]
+        for number, one in enumerate(report.sharpness, start=1)
+    ]
     (folder / "summary.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
     page = folder / "report.html"
-    page.write_text(_page(report, [paths[0] for paths in pictures]))
+    page.write_text(_page(report, [paths[0] for paths in pictures], measured))
     return report, page
 
 
@@ -119,20 +130,16 @@ def _transfer_columns(found: Transfer) -> list[str]:
     return [*slope, found.verdict or "-", f"{found.used}/{len(found.sizes)}", regret]
 
 
-def _page(report: Report, pictures: Sequence[Path]) -> str:
+def _page(report: Report, pictures: Sequence[Path], measured: Sequence[Sequence[Path]] = ()) -> str:
+    """The page; `measured` holds the pictures of each section on sharpness."""
     sweep, frame = report.results.sweep, report.results.frame
     counts = frame["status"].value_counts().to_dict()
-    optima, moved, carried = report.tables()
-    images = "\n".join(
-        f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
-        for path in pictures
-    )
+    optima, moved, carried = report.tables()[:3]
     body = [
         f"<h1>{html.escape(sweep['name'])}</h1>",
         f"<p><b>Question.</b> {html.escape(sweep['question'])}<br><b>Expected.</b> {html.escape(sweep['expected'])}"
         f"<br><b>Runs.</b> {html.escape(', '.join(f'{n} {status}' for status, n in counts.items()))}</p>",
-        images,
+        _images(pictures),
         "<h2>Optimum of each cell</h2>",
         _table(*optima),
         f'<p class="note">Local quadratic in log {html.escape(axis_label(report.results.optimum_axis))}; intervals '
@@ -140,6 +147,7 @@ def _page(report: Report, pictures: Sequence[Path]) -> str:
         "div: diverged rates, crosses in the figure, shown and never fitted.</p>",
         "<h2>Drift of the optimum</h2>" + _table(*moved) if report.drifts else "",
         _transfers(report, carried) if report.transfers else "",
+        *(_sharpness(one, paths) for one, paths in zip(report.sharpness, measured, strict=True)),
         "<h2>Environment</h2>",
         _pre(_environments(report.results.records)),
         "<h2>Runs</h2>",
@@ -161,6 +169,20 @@ def _transfers(report: Report, table: Table) -> str:
         + html.escape(f"transfers: the interval lies within +-{TRANSFERS:g}; moves: beyond -{MOVES:g} or +{MOVES:g}. ")
         + "used: cells with an interior optimum. Regret: the loss at the optimum of the smallest size, above the "
         "fitted minimum.</p>" + notes
+    )
+
+
+def _sharpness(section: Section, pictures: Sequence[Path]) -> str:
+    tables = "".join(f"<h3>{html.escape(title)}</h3>{_table(*table)}" for title, table in section.tables())
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in section.notes())
+    return f"<h2>{html.escape(section.title)}</h2>{_images(pictures)}{tables}{notes}"
+
+
+def _images(pictures: Sequence[Path]) -> str:
+    return "\n".join(
+        f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"></p>'
+        for path in pictures
     )
 
 

@@ -1,0 +1,226 @@
+"""What a report says about sharpness: tables, notes, figures and plain data, for one probe and one batch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from analysis.drift import named
+from analysis.results import Results, axis_label, describe
+from analysis.sharpness import figure, plain
+from analysis.sharpness.distance import Distance
+from analysis.sharpness.exponent import Exponent
+from analysis.sharpness.late import WINDOW, Late, late
+from analysis.sharpness.panel import named as study_name
+from analysis.sharpness.points import Points, count, read_all, size_axes
+from analysis.sharpness.study import DEFAULT, Settings, Study, contrasts, studies
+from analysis.sharpness.track import common, tracks
+
+Table = tuple[list[str], list[list[str]]]
+_CONTRASTED = ("tangent_kernel", "loss")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The points, how they were judged, what came of it, and the late ratio by group (in words) and size."""
+
+    points: Points
+    settings: Settings
+    studies: list[Study]
+    ratios: dict[str, dict[Any, Late]]
+
+    @property
+    def title(self) -> str:
+        where = self.points
+        return f"Sharpness along {axis_label(where.size_axis)}" + (f", probe {where.probe_id}" * bool(where.probe_id))
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """(title, (header, rows)) of the cells, of the quantities and of the contrasts, as text; no empty ones."""
+        size = axis_label(self.points.size_axis)
+        cells = ["cell", size, "seeds", "step", "sharpness", "late ratio, 95 %", "distance, 90 %", "beta, 95 %"]
+        quantities = ["cell", "quantity", f"d log S / d log {size}", "beta", "above noise", "verdict"]
+        against = ["cell", "against", "quantity", size, "last step, 95 %", "mean of the steps, 95 %"]
+        made = [
+            ("Sharpness by cell", ([*cells, "verdict"], self._cells())),
+            ("Growth and consistency by quantity", (quantities, [_quantity(self.points, one) for one in self.studies])),
+            ("Relative distances against another parametrization", (against, self._contrasts())),
+        ]
+        return [(title, table) for title, table in made if table[1]]
+
+    def notes(self) -> list[str]:
+        """How to read the tables, a line each."""
+        where, share = self.points, f"{100 * self.settings.margin:g} %"
+        measured = ", ".join(f"{name} {value}" for name, value in where.measurement.items() if value is not None)
+        found = [f"{count(where)} points; measured on: {measured}."]
+        if any(one.distances for one in self.studies):
+            found += [
+                f"distance: of the seed means to the largest size, at the last common step, in % of it. Verdicts judge "
+                f"all steps after 0 against +-{share}: consistent within (90 % intervals), differs beyond (Simes).",
+                "beta: exponent of |S_N - S_inf| in the updates; (noise) where most distances are within the noise, "
+                "which has a beta near 0 of its own.",
+            ]
+        if self.ratios:
+            found.append(
+                f"late ratio: sharpness over the edge of stability, median over updates from {100 * WINDOW[0]:g} % to "
+                f"{100 * WINDOW[1]:g} % of the run, mean over seeds; 1 is the edge."
+            )
+        return found
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures by file name."""
+        return figure.figures(self.points, self.studies)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain data; None where a number does not exist."""
+        where = self.points
+        return {
+            "probe_id": where.probe_id or None,
+            "batch": where.batch,
+            "points": count(where),
+            "measurement": where.measurement,
+            "axis": axis_label(where.size_axis),
+            "sharpness": where.sharpness,
+            "margin": self.settings.margin,
+            "paired": self.settings.paired,
+            "late_ratio": [
+                {**named(track.group), axis_label(where.size_axis): size, **plain.fields(found)}
+                for track, by_size in self._late()
+                for size, found in by_size.items()
+            ],
+            "studies": [plain.study(one, axis_label(where.size_axis)) for one in self.studies],
+            "contrasts": [
+                plain.contrast(one, other, size, axis_label(where.size_axis), found)
+                for one, other, size, found in contrasts(self.studies)
+            ],
+        }
+
+    def _late(self) -> list[tuple[Any, dict[Any, Late]]]:
+        return [(track, self.ratios.get(describe(track.group), {})) for track in tracks(self.points, "ratio")]
+
+    def _cells(self) -> list[list[str]]:
+        rows = []
+        for one in self.studies:
+            track = one.track
+            if track.quantity != self.points.sharpness or one.since_start:
+                continue
+            label = describe(track.group)
+            for place, size in enumerate(track.sizes):
+                values_S = track.seeds(place)[:, -1]
+                rows.append(
+                    [
+                        label,
+                        str(size),
+                        _seeds(len(values_S), track.lost.get(size, 0)),
+                        str(track.steps_T[-1]),
+                        _value(
+                            values_S.mean(), values_S.std(ddof=1) / len(values_S) ** 0.5 if len(values_S) > 1 else None
+                        ),
+                        _late_words(self.ratios.get(label, {}).get(size)),
+                        *_distance_words(one, size),
+                    ]
+                )
+            gone = [size for size in track.lost if size not in track.sizes]
+            rows += [[label, str(size), _seeds(0, track.lost[size]), *["-"] * 5, "-"] for size in gone]
+        return rows
+
+    def _contrasts(self) -> list[list[str]]:
+        shown = (self.points.sharpness, f"{self.points.sharpness}, change", *_CONTRASTED)
+        return [
+            [
+                describe(one.track.group),
+                describe(other.track.group),
+                study_name(self.points, one),
+                str(size),
+                _percent(found.value_T[-1], found.low_T[-1], found.high_T[-1]),
+                _percent(*found.mean),
+            ]
+            for one, other, size, found in contrasts(self.studies)
+            if one.name in shown and len(found.steps_T)
+        ]
+
+
+def section(points: Points, settings: Settings = DEFAULT) -> Section:
+    """The statistics of a table of points."""
+    ratios = {}
+    for track in map(common, tracks(points, "ratio")):
+        by_size = {size: late(track.steps_T, track.seeds(place)) for place, size in enumerate(track.sizes)}
+        ratios[describe(track.group)] = {size: found for size, found in by_size.items() if found is not None}
+    return Section(points, settings, studies(points, settings), ratios)
+
+
+def sections(root: Path, results: Results) -> list[Section]:
+    """The sections of a store, one per probe, measurement batch and size that varies; none where it has no points.
+
+    Raises:
+        InputError: a point is damaged.
+    """
+    return [
+        section(dataclasses.replace(points, size_axis=axis))
+        for points in read_all(root, results)
+        for axis in size_axes(points.frame)
+    ]
+
+
+def _quantity(points: Points, one: Study) -> list[str]:
+    slope, beta = "-", "-"
+    if one.growth is not None:
+        found = one.growth
+        slope = _interval(found.value_T[-1], found.low_T[-1], found.high_T[-1], "+.3f")
+    fit = one.pooled or next(iter(one.exponents.values()), None)
+    if fit is not None:
+        beta = _interval(fit.beta.value, fit.beta.low, fit.beta.high, ".2f")
+    above = "-" if fit is None else f"{100 * fit.above:.0f} %"
+    return [
+        describe(one.track.group),
+        study_name(points, one),
+        slope,
+        beta,
+        above,
+        one.verdict if one.distances else "-",
+    ]
+
+
+def _distance_words(one: Study, size: Any) -> list[str]:
+    found = one.distances.get(size)
+    if found is None:
+        return ["largest" if size == one.track.sizes[-1] and len(one.track.sizes) > 1 else "-", "-", "-"]
+    return [_relative(found), _beta_words(one.exponents[size]), found.verdict]
+
+
+def _relative(found: Distance) -> str:
+    return _percent(found.relative_T[-1], found.low_T[-1], found.high_T[-1])
+
+
+def _beta_words(fit: Exponent | None) -> str:
+    if fit is None:
+        return "-"
+    words = _interval(fit.beta.value, fit.beta.low, fit.beta.high, ".2f")
+    return words if fit.readable else f"{words} (noise)"
+
+
+def _late_words(found: Late | None) -> str:
+    return "-" if found is None else _interval(found.median, found.low, found.high, ".2f")
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    return _interval(100 * value, 100 * low, 100 * high, "+.1f")
+
+
+def _interval(value: float, low: float | None, high: float | None, digits: str) -> str:
+    """`0.98 (0.95 .. 1.01)`; the value alone without an interval, `-` without a value."""
+    if not math.isfinite(value):
+        return "-"
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return format(value, digits)
+    return f"{value:{digits}} ({low:{digits}} .. {high:{digits}})"
+
+
+def _value(mean: float, error: float | None) -> str:
+    return f"{mean:.4g}" if error is None else f"{mean:.4g} +- {error:.2g}"
+
+
+def _seeds(kept: int, lost: int) -> str:
+    return f"{kept} ({lost} div)" if lost else str(kept)

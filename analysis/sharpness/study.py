@@ -1,0 +1,179 @@
+"""What the points of one quantity in one group of runs amount to: distances, exponents and growth with the size."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.sharpness.distance import MARGIN, Contrast, Distance, Verdict, contrast, distance, joint
+from analysis.sharpness.exponent import Exponent, exponents
+from analysis.sharpness.growth import Growth, growth
+from analysis.sharpness.points import RATE_AXIS, Points
+from analysis.sharpness.track import Track, change, common, tracks, without
+
+NAMES = "parametrization.name"
+REFERENCE = "mup"  # what other parametrizations are contrasted with
+# Quantities that are judged, where a store has them; `CHANGES` also as the change since initialisation.
+JUDGED = (
+    "preconditioned",
+    "hessian",
+    "gauss_newton",
+    "residual",
+    "tangent_kernel",
+    "trace",
+    "directional",
+    "loss",
+    "train_loss",
+)
+CHANGES = ("preconditioned", "hessian", "tangent_kernel", "loss")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How points are judged: the margin as a share of S_inf, whether seeds are paired across sizes."""
+
+    margin: float = MARGIN
+    paired: bool = False
+
+
+DEFAULT = Settings()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A quantity S in a group, or with `since_start` its change S(t) - S(0), at the steps that all its runs have.
+
+    Distances and exponents are by size, without the largest.  `verdict` is of all sizes together.
+    """
+
+    track: Track
+    since_start: bool
+    distances: dict[Any, Distance]
+    exponents: dict[Any, Exponent | None]
+    pooled: Exponent | None
+    growth: Growth | None
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        return self.track.quantity + (", change" if self.since_start else "")
+
+
+def studies(points: Points, settings: Settings = DEFAULT) -> list[Study]:
+    """Every judged quantity in every group, in this order; groups of one size have no distances and no growth."""
+    found = []
+    for quantity in (name for name in JUDGED if name in points.quantities):
+        forms = (False, True) if quantity in CHANGES else (False,)
+        of_quantity = [common(track) for track in tracks(points, quantity)]
+        found += [
+            study(track, settings, since_start=form) for form in forms for track in of_quantity if len(track.steps_T)
+        ]
+    return found
+
+
+def study(track: Track, settings: Settings = DEFAULT, *, since_start: bool = False) -> Study:
+    """The statistics of a track at common steps (`analysis.sharpness.track.common`)."""
+    moved = change(track) if since_start else track
+    *sizes, proxy = moved.sizes
+    distances = {}
+    for place, size in enumerate(sizes):
+        values_ST, proxy_ST, scale_ST = _sides(moved, track, place, settings.paired)
+        if len(values_ST) and len(proxy_ST):
+            distances[size] = distance(
+                (size, proxy),
+                moved.steps_T,
+                values_ST,
+                proxy_ST,
+                scale_ST=scale_ST,
+                margin=settings.margin,
+                paired=settings.paired,
+            )
+    found, pooled = _exponents(moved, distances, settings.paired)
+    return Study(
+        track=moved,
+        since_start=since_start,
+        distances=distances,
+        exponents=found,
+        pooled=pooled,
+        growth=growth(moved.sizes, moved.steps_T, moved.values_NST),
+        verdict=joint(list(distances.values())),
+    )
+
+
+def contrasts(found: list[Study], reference: str = REFERENCE) -> list[tuple[Study, Study, Any, Contrast]]:
+    """(study, the reference's, size, contrast) for every other parametrization, quantity and size.
+
+    Groups are matched on their other axes; rates, which parametrizations may have each their own of, by their order
+    where both have as many, else by value.
+    """
+    pairs = []
+    for one in found:
+        if one.track.group.get(NAMES, reference) != reference:
+            other = next((two for two in found if _matches(one, two, found, reference)), None)
+            if other is not None:
+                shared = [size for size in one.distances if size in other.distances]
+                pairs += [(one, other, size, contrast(one.distances[size], other.distances[size])) for size in shared]
+    return pairs
+
+
+def rate(group: Mapping[str, Any]) -> float:
+    """A group's learning rate; nan where the rate is no axis."""
+    value = group.get(RATE_AXIS)
+    return math.nan if value is None else float(value)
+
+
+def _sides(moved: Track, track: Track, place: int, paired: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[seeds, steps] of a size, of the largest, and of the largest's S; paired: of the seeds that both have."""
+    present_NS = track.present_NS
+    mine_S, proxy_S = present_NS[place], present_NS[-1]
+    if paired:
+        mine_S = proxy_S = mine_S & proxy_S
+    return moved.values_NST[place, mine_S], moved.values_NST[-1, proxy_S], track.values_NST[-1, proxy_S]
+
+
+def _exponents(
+    moved: Track, distances: Mapping[Any, Distance], paired: bool
+) -> tuple[dict[Any, Exponent | None], Exponent | None]:
+    """Exponents of the sizes that have distances; paired seeds are those that all of these sizes have."""
+    if not distances:
+        return {}, None
+    places = [moved.sizes.index(size) for size in distances]
+    present_NS = moved.present_NS
+    if paired:
+        present_NS = np.broadcast_to(present_NS[[*places, -1]].all(axis=0), present_NS.shape)
+        if not present_NS.any():
+            return dict.fromkeys(distances), None
+    above_NT = np.array([np.abs(one.signed_T) > one.threshold_T for one in distances.values()])
+    found, pooled = exponents(
+        moved.steps_T,
+        [moved.values_NST[place, present_NS[place]] for place in places],
+        moved.values_NST[-1, present_NS[-1]],
+        above_NT,
+        paired=paired,
+    )
+    return dict(zip(distances, found, strict=True)), pooled
+
+
+def _matches(one: Study, two: Study, found: list[Study], reference: str) -> bool:
+    same = (one.track.quantity, one.since_start) == (two.track.quantity, two.since_start)
+    if not same or two.track.group.get(NAMES) != reference:
+        return False
+    if without(one.track.group, NAMES, RATE_AXIS) != without(two.track.group, NAMES, RATE_AXIS):
+        return False
+    mine, theirs = _rates(one, found), _rates(two, found)
+    if len(mine) != len(theirs):
+        return rate(one.track.group) == rate(two.track.group)
+    return not mine or mine.index(rate(one.track.group)) == theirs.index(rate(two.track.group))
+
+
+def _rates(one: Study, found: list[Study]) -> list[float]:
+    """The rates of a study's siblings, ascending."""
+    rest = without(one.track.group, RATE_AXIS)
+    rates = {
+        rate(two.track.group)
+        for two in found
+        if two.track.quantity == one.track.quantity and without(two.track.group, RATE_AXIS) == rest
+    }
+    return sorted(value for value in rates if not math.isnan(value))
