@@ -1,6 +1,6 @@
-"""The benchmark's model and update in PyTorch: the same computation as `lab.model`, written as PyTorch users write it.
+"""The benchmark's model and update in PyTorch: the same computation as `lab.transformer`, written as PyTorch users write it.
 
-Letters as in `lab.model`: B batch, T sequence, D width, H heads, N head dimension, V vocabulary; U updates.
+Letters as in `lab.transformer`: B batch, T sequence, D width, H heads, N head dimension, V vocabulary; U updates.
 """
 
 import warnings
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
 
 
 def rotate(x_BHTN: torch.Tensor, cos_TN: torch.Tensor, sin_TN: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding on halves, as in `lab.model`."""
+    """Rotary position embedding on halves, as in `lab.transformer`."""
     a, b = x_BHTN.chunk(2, dim=-1)
     return torch.cat([a * cos_TN - b * sin_TN, b * cos_TN + a * sin_TN], dim=-1)
 

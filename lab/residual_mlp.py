@@ -15,7 +15,7 @@ one layer adds (L0/L) E phi(z)^2 with z normal of variance q, and E phi(z)^2 lie
 
     q_L < q_0 (1 + L0/(2 L))^L < q_0 exp(L0/2)               two layers: exp(L0/4)
 
-which is bounded at every depth, but grows with the base depth: 1.65 at L0 = 1, 7.4 at L0 = 4, 55 at L0 = 8.  Without a
+bounded at every depth, but grows with the base depth: 1.65 at L0 = 1, 7.4 at L0 = 4, 55 at L0 = 8.  Without a
 depth rule q grows up to 1.5-fold (1.25-fold) per block, 600-fold at depth 16, and no norm takes it back.  Training adds
 to this: nothing here bounds the stream, so rates that a transformer with norms survives can diverge.
 """
