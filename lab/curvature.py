@@ -1,6 +1,6 @@
 """Curvature: the Hessian of an objective and its parts, as products with flat vectors.
 
-Letters: N parameters, C parts of the batch, M rows of outputs, V outputs per row, P probes.
+Letters: N parameters, C parts of the batch, M rows of outputs, V outputs per row.
 
 With outputs f(theta), J = df/dtheta, and the weighted mean over rows of a loss l(f):
 
@@ -15,7 +15,7 @@ products are made at the highest matmul precision: accelerators otherwise round 
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,6 @@ from lab.role import Leaf
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-
-
-class Trace(NamedTuple):
-    """An estimated trace and its standard error over probes."""
-
-    mean: jax.Array
-    error: jax.Array
 
 
 def highest(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -119,21 +112,6 @@ def blocks(leaves: Mapping[str, Leaf], params: Mapping[str, jax.Array]) -> tuple
 def directional(matvec: Operator, direction_N: jax.Array) -> jax.Array:
     """The Rayleigh quotient `d' A d / d' d`: with the gradient, the directional sharpness."""
     return jnp.vdot(direction_N, matvec(direction_N)) / jnp.vdot(direction_N, direction_N)
-
-
-@highest
-def trace(matvec: Operator, key: jax.Array, like_N: jax.Array, probes: int) -> Trace:
-    """The trace by `probes` products with random signs z: `E z' A z = tr A` (Hutchinson 1990).
-
-    At least two probes; `like_N` gives shape and dtype.
-    """
-
-    def one(key: jax.Array) -> jax.Array:
-        z_N = jax.random.rademacher(key, like_N.shape, like_N.dtype)
-        return jnp.vdot(z_N, matvec(z_N))
-
-    samples_P = jax.lax.map(one, jax.random.split(key, probes))
-    return Trace(jnp.mean(samples_P), jnp.std(samples_P, ddof=1) / probes**0.5)
 
 
 def _loss(objective: Objective, unravel: Callable[[jax.Array], Params]) -> Callable[[jax.Array, Part], jax.Array]:

@@ -21,7 +21,6 @@ from lab.curvature import (
     residual,
     scaled,
     tangent_kernel,
-    trace,
 )
 from lab.lanczos import Operator, lanczos, ritz, start
 from lab.model import Forward, layout
@@ -30,6 +29,7 @@ from lab.optimizer import optimizer
 from lab.override import apply
 from lab.preconditioner import adam_state, denominator, root
 from lab.program import Lane, Program, State, program, shape_of
+from lab.spectrum import density, quadrature, trace
 
 KEY = jax.random.key(0, impl="threefry2x32")
 VOCAB, LENGTH = 11, 6
@@ -239,6 +239,22 @@ def test_trace_and_directional_sharpness(case) -> None:
     # Var z'Az = 2 sum_{i != j} a_ij^2 for random signs.
     np.testing.assert_allclose(found.error, np.sqrt(2 * np.sum(off_NN**2) / 400), rtol=0.15)
     assert float(diagonal.mean) == 3 * case.theta_N.size and float(diagonal.error) == 0
+
+
+def test_spectral_density_is_that_of_the_exact_eigenvalues(case) -> None:
+    matvec = hessian(case.objective, case.state.params, windows(case.tokens))
+    runs = jax.jit(lambda key: quadrature(matvec, key, case.theta_N, probes=30, steps=40))(KEY)
+    found, values = density(runs), np.linalg.eigvalsh(case.hessian_NN)
+    np.testing.assert_allclose(found.moment(0)[0], 1, rtol=1e-13)
+    for power in (1, 2, 3):  # trace / n, and the sum of squares / n
+        mean, error = found.moment(power)
+        assert abs(mean - np.mean(values**power)) < 4 * error
+    width = 0.03 * values[-1]
+    grid_G = np.linspace(values[0] - 3 * width, values[-1] + 3 * width, 200)
+    exact_G = np.mean(np.exp(-(((grid_G[:, None] - values) / width) ** 2) / 2), axis=1) / width / np.sqrt(2 * np.pi)
+    smooth_G, error_G = found.smoothed(grid_G, width)
+    assert (np.abs(smooth_G - exact_G) < 5 * error_G + 1e-3 * exact_G.max()).all()
+    assert np.trapezoid(np.abs(smooth_G - exact_G), grid_G) < 0.1
 
 
 def test_preconditioned_hessian_has_the_eigenvalues_of_the_update(case) -> None:
