@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from lab import batch, curvature, schedule
+from lab import batch, curvature, schedule, spectrum
 from lab.check import require
 from lab.config import RunConfig, SharpnessConfig
 from lab.config.probe import SPECTRA
@@ -181,7 +181,7 @@ class Probe:
         """What is not one spectrum, in the update metric."""
         found: dict[str, Any] = {}
         if "trace" in self.config.names:
-            found["trace"] = curvature.trace(matvec, key, gradient_N, self.config.probes)
+            found["trace"] = spectrum.trace(matvec, key, gradient_N, self.config.probes)
         if "directional" in self.config.names:
             found["directional"] = curvature.directional(matvec, scale_N * gradient_N)
         if "blocks" in self.config.names:

@@ -122,7 +122,7 @@ def _record(unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, pr
         for run in stage.ending:
             results.append(result)
             curve = store.run_folder(root, run.run_id) / "curve.csv"
-            store.write_atomic(curve, _curve(run.config, snapshot, lane))
+            store.write_atomic(curve, _curve(run.config, snapshot, lane, result))
             store.write_record(root, record(run.config, result, provenance(lane), lineage))
     return results
 
@@ -182,10 +182,11 @@ def _provenance(unit: Unit, attempt: int, begun: str, clock: float) -> Any:
     return of
 
 
-def _curve(config: RunConfig, snapshot: train.Snapshot, lane: int) -> bytes:
-    rates = schedule.rates(config)
-    rows = zip(rates, snapshot.loss[:, lane], snapshot.grad_norm[:, lane], strict=True)
-    lines = [f"{step},{lr:.8g},{loss:.6g},{norm:.6g}" for step, (lr, loss, norm) in enumerate(rows)]
+def _curve(config: RunConfig, snapshot: train.Snapshot, lane: int, result: Result) -> bytes:
+    """The updates of a run; of a diverged one up to the update that was not finite, after which nothing is trained."""
+    steps = len(snapshot.loss) if result.diverged_step is None else result.diverged_step + 1
+    rows = zip(schedule.rates(config), snapshot.loss[:, lane], snapshot.grad_norm[:, lane], strict=True)
+    lines = [f"{step},{lr:.8g},{loss:.6g},{norm:.6g}" for step, (lr, loss, norm) in enumerate(rows)][:steps]
     return ("\n".join(["step,lr,loss,grad_norm", *lines]) + "\n").encode()
 
 
