@@ -1,4 +1,4 @@
-"""The benchmark's model and update in PyTorch: the same computation as `lab.transformer`, written as PyTorch users write it.
+"""The benchmark's model and update in PyTorch: the computation of `lab.transformer`, written as PyTorch users write it.
 
 Letters as in `lab.transformer`: B batch, T sequence, D width, H heads, N head dimension, V vocabulary; U updates.
 """

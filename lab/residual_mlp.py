@@ -6,7 +6,7 @@ Letters: B batch, T sequence, M rows (M = B*T), C context, D width, V vocabulary
     h      = x + W phi(x)  or  x + W2 phi(W1 phi(x))         one or two layers per block (model.block_layers)
     logits = h_L R                                           no norm anywhere; phi is GELU in its tanh form
 
-This is the ResNet of Noci et al. (arXiv 2402.17457, Eq. 3, k = 1 and k = 2 layers per block), whose factor L^-1/2 on a
+This is the ResNet of Noci et al. (arXiv 2402.17457, k = 1 and k = 2 layers per block), whose factor L^-1/2 on a
 branch is the rule `parametrization.depth=sqrt` with `base_depth=1`; with base depth L0 it is (L/L0)^-1/2.
 
 Size of the stream at initialisation, q the variance of its entries, hidden matrices of variance 1/fan_in: a branch of
@@ -15,9 +15,9 @@ one layer adds (L0/L) E phi(z)^2 with z normal of variance q, and E phi(z)^2 lie
 
     q_L < q_0 (1 + L0/(2 L))^L < q_0 exp(L0/2)               two layers: exp(L0/4)
 
-bounded at every depth, but grows with the base depth: 1.65 at L0 = 1, 7.4 at L0 = 4, 55 at L0 = 8.  Without a
-depth rule q grows up to 1.5-fold (1.25-fold) per block, 600-fold at depth 16, and no norm takes it back.  Training adds
-to this: nothing here bounds the stream, so rates that a transformer with norms survives can diverge.
+This is bounded at every depth, but grows with the base depth: 1.65 at L0 = 1, 7.4 at L0 = 4, 55 at L0 = 8.  Without
+a depth rule q grows up to 1.5-fold (1.25-fold) per block, up to 660-fold at depth 16, and no norm takes it back.
+Training adds to this: nothing here bounds the stream, so rates that a transformer with norms survives can diverge.
 """
 
 import jax
