@@ -192,7 +192,7 @@ def test_depth_is_the_size_where_it_varies(base: RunConfig, tmp_path: Path) -> N
 
 def test_the_table_comes_back(points: Points, tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
-    rows = export(points, path, top=2)
+    rows = export(points, path, top=2, errors=True)
     assert rows == count(points) == len(pd.read_csv(path))
     again = read_table(path)
     assert (again.axes, again.size_axis, again.batch) == (points.axes, points.size_axis, points.batch)
@@ -208,7 +208,7 @@ def test_the_table_comes_back(points: Points, tmp_path: Path) -> None:
 
 
 def test_the_compact_table_has_the_largest_only(points: Points, tmp_path: Path) -> None:
-    export(points, tmp_path / "points.csv", errors=False)
+    export(points, tmp_path / "points.csv")
     header = [str(name) for name in pd.read_csv(tmp_path / "points.csv")]
     at = header.index("step")
     assert header[:at] == [
@@ -223,6 +223,10 @@ def test_the_compact_table_has_the_largest_only(points: Points, tmp_path: Path) 
     assert not [name for name in header if "[" in name or name.endswith(".error")]
     with pytest.raises(InputError, match="does not exist"):
         export(points, tmp_path / "nowhere" / "points.csv")
+    export(points, tmp_path / "points.csv", only=["ratio"])
+    assert list(pd.read_csv(tmp_path / "points.csv"))[-3:] == ["alive", "loss", "ratio"]
+    with pytest.raises(InputError, match=r"ratoi was not measured.*did you mean ratio"):
+        export(points, tmp_path / "points.csv", only=["ratoi"])
     with pytest.raises(InputError, match="top=0"):
         export(points, tmp_path / "points.csv", top=0)
 
@@ -261,9 +265,9 @@ def test_the_newest_point_of_every_run(points: Points, sweep: Path) -> None:
     assert (found["step"] == planted.STEPS[-1]).all()
     header, rows = newest_table(points)
     assert header[:7] == ["run", "width", "parametrization", "lr", "seed", "step", "sharpness"]
-    assert header[7:10] == ["residual", "threshold/lr", "ratio"]
+    assert header[7:10] == ["residual", "edge", "ratio"]
     assert [len(row) for row in rows] == [len(header)] * len(rows)
-    (dead,) = [row for row in rows if "diverged" in row[5]]
+    (dead,) = [row for row in rows if "div" in row[5]]
     assert dead[6:10] == ["-"] * 4
     plain = json.loads(json.dumps(newest_plain(points), allow_nan=False))
     assert plain[0]["model.width"] == 16

@@ -49,7 +49,7 @@ def test_a_diverged_run_is_left_out_whole(points: Points) -> None:
     assert [len(track.seeds(place)) for place in range(4)] == [2, 3, 3, 3]
     assert track.values_NST.shape == (4, 3, len(planted.STEPS))
     cells = dict(section(points).tables())["Sharpness by cell"][1]
-    assert [row[2] for row in cells if row[0].startswith("mup, lr 0.0625")] == ["2 (1 div)", "3", "3", "3"]
+    assert [row[2:4] for row in cells if row[0].startswith("mup, lr 0.0625")] == [["2", "1"], *[["3", "0"]] * 3]
 
 
 def test_what_was_planted_is_found(points: Points) -> None:
@@ -136,6 +136,18 @@ def test_one_size_one_seed_and_one_step_are_drawn(single: tuple[Path, str]) -> N
     json.dumps(found.summary(), allow_nan=False)
 
 
+def test_initial_values_alone_have_distances_and_no_verdict(base: RunConfig, tmp_path: Path) -> None:
+    results = planted.planned(base, tmp_path, model__width=(16, 32), seed=(0, 1))
+    for number, run_id in enumerate(results.frame["run_id"]):
+        planted.write(tmp_path, planted.point(run_id, 0, top=10.0 + number))
+    found = section(read(tmp_path))
+    first = found.studies[0]
+    assert first.distances[16].relative_T == pytest.approx(-2 / 12.5)
+    assert (first.verdict, first.pooled, first.exponents) == ("undecided", None, {16: None})
+    assert list(found.figures()) == ["sharpness", "sharpness_ratio", "sharpness_growth"]
+    json.dumps(found.summary(), allow_nan=False)
+
+
 def test_all_runs_diverged(single: tuple[Path, str]) -> None:
     root, run_id = single
     planted.write(root, planted.point(run_id, 0))
@@ -143,7 +155,7 @@ def test_all_runs_diverged(single: tuple[Path, str]) -> None:
     found = section(read(root))
     assert found.figures() == {}
     assert found.tables() == []
-    assert "diverged" in newest_table(found.points)[1][0][4]
+    assert "div" in newest_table(found.points)[1][0][4]
 
 
 def test_the_report_has_the_section_only_where_there_are_points(base: RunConfig, tmp_path: Path) -> None:
@@ -191,16 +203,17 @@ def test_the_command_draws_from_a_table(points: Points, tmp_path: Path, capsys: 
     few = (frame["parametrization.name"] == "ntk") & (frame["optimizer.lr"] == planted.RATES[0])
     few &= frame["quantity"].isin(["preconditioned", "ratio", "edge"]) & frame["model.width"].isin(WIDTHS)
     path = tmp_path / "points.csv"
-    export(Points(frame[few], points.axes, points.size_axis, "", points.batch, {}), path, errors=False)
+    export(Points(frame[few], points.axes, points.size_axis, "", points.batch, {}), path)
     assert main([str(path), "--out", str(tmp_path / "pictures"), "--from-step", "1"]) == 0
     text = capsys.readouterr().out
     assert "## Sharpness by cell" in text
-    assert "| ntk, lr 0.015625 | 16 | 3 | 128 |" in text
+    assert "| ntk, lr 0.015625 | 16 | 3 | 0 | 128 |" in text
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
     assert main([str(path), "--axis", "depth"]) == 2
     assert capsys.readouterr().err.startswith("error: --axis depth: the points have no model.depth")
     assert main([str(path), "--from-step", "1000"]) == 2
     assert main([str(path), "--margin", "0"]) == 2
+    assert main([str(path), "--window", "1", "0.5"]) == 2
     assert main([str(tmp_path / "nothing.csv")]) == 2
 
 

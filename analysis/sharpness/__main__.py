@@ -11,6 +11,7 @@ from pathlib import Path
 
 from analysis.figure import save
 from analysis.sharpness.distance import MARGIN
+from analysis.sharpness.late import WINDOW
 from analysis.sharpness.points import SIZE_AXES, Points, read, since
 from analysis.sharpness.section import Table, section
 from analysis.sharpness.study import Settings
@@ -38,10 +39,14 @@ def markdown(table: Table) -> str:
 
 def _run(options: argparse.Namespace) -> None:
     require(0 < options.margin < 1, f"--margin {options.margin} is not a share of S_inf between 0 and 1")
+    first, last = options.window
+    require(0 <= first < last <= 1, f"--window {first:g} {last:g} is not a part of a run: give two shares, as 0.5 1")
     points = _points(options)
     if options.csv is not None:
-        print(f"{export(points, options.csv, top=options.top)} points in {options.csv}\n")
-    found = section(points, Settings(margin=options.margin, paired=options.paired))
+        only = options.only.split(",") if options.only else None
+        rows = export(points, options.csv, top=options.top, errors=options.errors, only=only)
+        print(f"{rows} points in {options.csv}\n")
+    found = section(points, Settings(options.margin, options.paired, (first, last)))
     for title, table in found.tables():
         print(f"## {title}\n\n{markdown(table)}\n")
     for note in found.notes():
@@ -70,11 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder for the figures (PNG and SVG)")
     parser.add_argument("--csv", type=Path, help="write the points as a table, one row per run and step")
     parser.add_argument("--top", type=int, default=1, help="largest eigenvalues of each kind in that table (default 1)")
+    parser.add_argument("--only", help="quantities in that table, as in preconditioned,ratio,edge (default all)")
+    parser.add_argument("--errors", action="store_true", help="residuals and standard errors in that table")
     parser.add_argument("--probe", help="probe id, where a folder holds several")
     parser.add_argument("--batch", help="measurement batch, where a folder holds several")
     parser.add_argument("--axis", choices=[name.rpartition(".")[2] for name in SIZE_AXES], help="what sizes differ in")
     parser.add_argument("--margin", type=float, default=MARGIN, help="of S_inf, for the verdicts (default 0.1)")
     parser.add_argument("--paired", action="store_true", help="seeds are the same draw at every size")
+    parser.add_argument("--window", type=float, nargs=2, default=WINDOW, help="of a run, for the late ratio (0.5 1)")
     parser.add_argument("--from-step", type=int, default=0, help="leave out earlier points")
     return parser
 

@@ -24,6 +24,7 @@ preconditioner that has seen one gradient.
 Suffixes of arrays: S seeds, T steps.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,9 +113,6 @@ def distance(
         judge(low, high, margin) for low, high in zip(relative_T - half_T, relative_T + half_T, strict=True)
     )
     later_T = steps_T > 0
-    mean_error, mean_freedom = standard_error(
-        left_ST[:, later_T].mean(axis=1, keepdims=True), right_ST[:, later_T].mean(axis=1, keepdims=True), paired
-    )
     return Distance(
         size=sizes[0],
         proxy=sizes[1],
@@ -129,7 +127,7 @@ def distance(
         high_T=relative_T + half_T,
         above_T=above_T,
         below_T=below_T,
-        mean=(float(relative_T[later_T].mean()), float(mean_error[0]), float(mean_freedom[0])),
+        mean=_mean(relative_T[later_T], left_ST[:, later_T], right_ST[:, later_T], paired),
         verdicts=verdicts,
         verdict=judge_curve([verdicts], [(above_T, below_T)], later_T),
     )
@@ -203,6 +201,16 @@ def simes(p_T: np.ndarray) -> float:
     if not len(p_T) or not np.isfinite(p_T).all():
         return 1.0
     return float(min(1.0, (np.sort(p_T) * len(p_T) / np.arange(1, len(p_T) + 1)).min()))
+
+
+def _mean(
+    relative_T: np.ndarray, left_ST: np.ndarray, right_ST: np.ndarray, paired: bool
+) -> tuple[float, float, float]:
+    """(average over steps, standard error, freedom) from the seeds' own averages; nan without steps."""
+    if not len(relative_T):
+        return math.nan, math.nan, math.nan
+    error, freedom = standard_error(left_ST.mean(axis=1, keepdims=True), right_ST.mean(axis=1, keepdims=True), paired)
+    return float(relative_T.mean()), float(error[0]), float(freedom[0])
 
 
 def _p_value(beyond_T: np.ndarray, error_T: np.ndarray, freedom_T: np.ndarray) -> np.ndarray:

@@ -14,12 +14,11 @@ _LAST = ("loss", "gradient_norm", "train_loss")
 _HIDDEN = ("/smallest", "gradient_norm", "train_loss")  # not in the text: a line has to fit a terminal
 _SHORT = {
     "error": "residual",
-    "edge": "threshold/lr",
     "hessian": "H",
     "gauss_newton": "G",
     "residual": "R",
     "tangent_kernel": "kernel",
-    "directional": "directional",
+    "directional": "g'Sg",
     "loss": "loss",
 }
 
@@ -47,14 +46,17 @@ def newest(points: Points) -> pd.DataFrame:
 
 
 def newest_table(points: Points) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the newest points; axes on which all runs agree are left out, but for size, rate and seed."""
+    """(header, rows) of the newest points, `div` behind the step of a diverged run, edge = threshold / rate.
+
+    Axes on which all runs agree are left out, but for size, rate and seed.
+    """
     found = newest(points)
     at = list(found.columns).index("step")
     axes = [name for name in found.columns[:at] if name in _kept(points) or found[name].nunique(dropna=False) > 1]
     shown = [*axes, "step", *(name for name in found.columns[at + 2 :] if not name.endswith(_HIDDEN))]
     header = ["run", *(_label(points, name, axes) for name in shown)]
     rows = [
-        [str(run_id), *(_text(row[name]) for name in axes), f"{row['step']}{'' if row['alive'] else ' (diverged)'}"]
+        [str(run_id), *(_text(row[name]) for name in axes), f"{row['step']}{'' if row['alive'] else ' div'}"]
         + [_text(row[name]) for name in shown[len(axes) + 1 :]]
         for run_id, row in found.iterrows()
     ]

@@ -20,6 +20,7 @@ from analysis.sharpness.study import Study, rate
 from analysis.sharpness.track import without
 
 _COLOURS = "viridis"
+_MANY_UPDATES = 256  # with ticks at every power of 2 their labels would touch
 _WORDS = {
     "preconditioned": "sharpness",
     "hessian": "largest eigenvalue of H",
@@ -92,9 +93,9 @@ def band(plot: Axes, steps_T: np.ndarray, values_ST: np.ndarray, colour: Any, la
 
 
 def steps_axis(plot: Axes, scale: str) -> None:
-    """Updates made: `linear`, `log` to base 2, or `symlog`, which has a place for step 0."""
+    """Updates made: `linear`, `log`, or `symlog`, which has a place for step 0; call it when everything is drawn."""
     if scale == "symlog":
-        plot.set_xscale("symlog", base=2, linthresh=1)
+        plot.set_xscale("symlog", base=4 if plot.dataLim.x1 > _MANY_UPDATES else 2, linthresh=1)
         plot.set_xlim(left=0)
     elif scale == "log":
         plot.set_xscale("log", base=2)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from analysis.drift import named
 from analysis.results import Results, axis_label, describe
 from analysis.sharpness import figure, plain
-from analysis.sharpness.distance import Distance
 from analysis.sharpness.exponent import Exponent
-from analysis.sharpness.late import WINDOW, Late, late
+from analysis.sharpness.late import Late, late
 from analysis.sharpness.panel import named as study_name
 from analysis.sharpness.points import Points, count, read_all, size_axes
 from analysis.sharpness.study import DEFAULT, Settings, Study, contrasts, studies
@@ -40,9 +41,9 @@ class Section:
     def tables(self) -> list[tuple[str, Table]]:
         """(title, (header, rows)) of the cells, of the quantities and of the contrasts, as text; no empty ones."""
         size = axis_label(self.points.size_axis)
-        cells = ["cell", size, "seeds", "step", "sharpness", "late ratio, 95 %", "distance, 90 %", "beta, 95 %"]
+        cells = ["cell", size, "seeds", "div", "step", "sharpness", "late ratio", "distance %, 90 %", "beta"]
         quantities = ["cell", "quantity", f"d log S / d log {size}", "beta", "above noise", "verdict"]
-        against = ["cell", "against", "quantity", size, "last step, 95 %", "mean of the steps, 95 %"]
+        against = ["cell", "against", "quantity", size, "last step in % (95 %)", "mean of steps in % (95 %)"]
         made = [
             ("Sharpness by cell", ([*cells, "verdict"], self._cells())),
             ("Growth and consistency by quantity", (quantities, [_quantity(self.points, one) for one in self.studies])),
@@ -54,7 +55,10 @@ class Section:
         """How to read the tables, a line each."""
         where, share = self.points, f"{100 * self.settings.margin:g} %"
         measured = ", ".join(f"{name} {value}" for name, value in where.measurement.items() if value is not None)
-        found = [f"{count(where)} points; measured on: {measured}."]
+        found = [
+            f"{count(where)} points; measured on: {measured}.",
+            "div: diverged runs, which are left out. Intervals are at 95 % over seeds, those of distances at 90 %.",
+        ]
         if any(one.distances for one in self.studies):
             found += [
                 f"distance: of the seed means to the largest size, at the last common step, in % of it. Verdicts judge "
@@ -63,9 +67,10 @@ class Section:
                 "which has a beta near 0 of its own.",
             ]
         if self.ratios:
+            first, last = (f"{100 * share:g} %" for share in self.settings.window)
             found.append(
-                f"late ratio: sharpness over the edge of stability, median over updates from {100 * WINDOW[0]:g} % to "
-                f"{100 * WINDOW[1]:g} % of the run, mean over seeds; 1 is the edge."
+                f"late ratio: sharpness over the edge of stability, median over updates from {first} to {last} of the "
+                "run, mean over seeds; 1 is the edge."
             )
         return found
 
@@ -87,7 +92,7 @@ class Section:
             "paired": self.settings.paired,
             "late_ratio": [
                 {**named(track.group), axis_label(where.size_axis): size, **plain.fields(found)}
-                for track, by_size in self._late()
+                for track, by_size in self._ratios()
                 for size, found in by_size.items()
             ],
             "studies": [plain.study(one, axis_label(where.size_axis)) for one in self.studies],
@@ -97,7 +102,7 @@ class Section:
             ],
         }
 
-    def _late(self) -> list[tuple[Any, dict[Any, Late]]]:
+    def _ratios(self) -> list[tuple[Any, dict[Any, Late]]]:
         return [(track, self.ratios.get(describe(track.group), {})) for track in tracks(self.points, "ratio")]
 
     def _cells(self) -> list[list[str]]:
@@ -113,17 +118,16 @@ class Section:
                     [
                         label,
                         str(size),
-                        _seeds(len(values_S), track.lost.get(size, 0)),
+                        str(len(values_S)),
+                        str(track.lost.get(size, 0)),
                         str(track.steps_T[-1]),
-                        _value(
-                            values_S.mean(), values_S.std(ddof=1) / len(values_S) ** 0.5 if len(values_S) > 1 else None
-                        ),
-                        _late_words(self.ratios.get(label, {}).get(size)),
+                        _mean(values_S),
+                        _late(self.ratios.get(label, {}).get(size)),
                         *_distance_words(one, size),
                     ]
                 )
             gone = [size for size in track.lost if size not in track.sizes]
-            rows += [[label, str(size), _seeds(0, track.lost[size]), *["-"] * 5, "-"] for size in gone]
+            rows += [[label, str(size), "0", str(track.lost[size]), *["-"] * 6] for size in gone]
         return rows
 
     def _contrasts(self) -> list[list[str]]:
@@ -146,7 +150,9 @@ def section(points: Points, settings: Settings = DEFAULT) -> Section:
     """The statistics of a table of points."""
     ratios = {}
     for track in map(common, tracks(points, "ratio")):
-        by_size = {size: late(track.steps_T, track.seeds(place)) for place, size in enumerate(track.sizes)}
+        by_size = {
+            size: late(track.steps_T, track.seeds(place), settings.window) for place, size in enumerate(track.sizes)
+        }
         ratios[describe(track.group)] = {size: found for size, found in by_size.items() if found is not None}
     return Section(points, settings, studies(points, settings), ratios)
 
@@ -187,22 +193,32 @@ def _distance_words(one: Study, size: Any) -> list[str]:
     found = one.distances.get(size)
     if found is None:
         return ["largest" if size == one.track.sizes[-1] and len(one.track.sizes) > 1 else "-", "-", "-"]
-    return [_relative(found), _beta_words(one.exponents[size]), found.verdict]
+    relative = _around(100 * found.relative_T[-1], 100 * found.high_T[-1], "+.1f")
+    return [relative, _beta(one.exponents[size]), found.verdict]
 
 
-def _relative(found: Distance) -> str:
-    return _percent(found.relative_T[-1], found.low_T[-1], found.high_T[-1])
+def _mean(values_S: np.ndarray) -> str:
+    value, seeds = float(values_S.mean()), len(values_S)
+    if seeds < 2:
+        return f"{value:.4g}"
+    return f"{value:.4g} +- {stats.t.ppf(0.975, seeds - 1) * stats.sem(values_S):.2g}"
 
 
-def _beta_words(fit: Exponent | None) -> str:
+def _beta(fit: Exponent | None) -> str:
     if fit is None:
         return "-"
-    words = _interval(fit.beta.value, fit.beta.low, fit.beta.high, ".2f")
-    return words if fit.readable else f"{words} (noise)"
+    return _around(fit.beta.value, fit.beta.high, ".2f") + ("" if fit.readable else " (noise)")
 
 
-def _late_words(found: Late | None) -> str:
-    return "-" if found is None else _interval(found.median, found.low, found.high, ".2f")
+def _late(found: Late | None) -> str:
+    return "-" if found is None else _around(found.median, found.high, ".2f")
+
+
+def _around(value: float, high: float | None, digits: str) -> str:
+    """`0.98 +- 0.03`; the value alone without an interval."""
+    if high is None or not math.isfinite(high):
+        return format(value, digits)
+    return f"{value:{digits}} +- {high - value:{digits.strip('+')}}"
 
 
 def _percent(value: float, low: float, high: float) -> str:
@@ -216,11 +232,3 @@ def _interval(value: float, low: float | None, high: float | None, digits: str) 
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return format(value, digits)
     return f"{value:{digits}} ({low:{digits}} .. {high:{digits}})"
-
-
-def _value(mean: float, error: float | None) -> str:
-    return f"{mean:.4g}" if error is None else f"{mean:.4g} +- {error:.2g}"
-
-
-def _seeds(kept: int, lost: int) -> str:
-    return f"{kept} ({lost} div)" if lost else str(kept)

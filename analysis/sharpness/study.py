@@ -10,6 +10,7 @@ import numpy as np
 from analysis.sharpness.distance import MARGIN, Contrast, Distance, Verdict, contrast, distance, joint
 from analysis.sharpness.exponent import Exponent, exponents
 from analysis.sharpness.growth import Growth, growth
+from analysis.sharpness.late import WINDOW
 from analysis.sharpness.points import RATE_AXIS, Points
 from analysis.sharpness.track import Track, change, common, tracks, without
 
@@ -32,10 +33,13 @@ CHANGES = ("preconditioned", "hessian", "tangent_kernel", "loss")
 
 @dataclass(frozen=True)
 class Settings:
-    """How points are judged: the margin as a share of S_inf, whether seeds are paired across sizes."""
+    """How points are judged: the margin as a share of S_inf, whether seeds are paired across sizes, and between which
+    shares of the last step the late ratio is taken.
+    """
 
     margin: float = MARGIN
     paired: bool = False
+    window: tuple[float, float] = WINDOW
 
 
 DEFAULT = Settings()

@@ -36,7 +36,8 @@ _DOT = 3.5
 def figures(points: Points, found: Sequence[Study]) -> dict[str, Figure]:
     """A figure of consistency per parametrization and one of growth, by file name; none with one size."""
     made = {}
-    rows = rows_of((one for one in found if one.distances), lambda one: one.track.group)
+    trained = (one for one in found if one.distances and one.track.steps_T[-1] > 0)
+    rows = rows_of(trained, lambda one: one.track.group)
     for label, members in rows.items():
         if any(one.name in _consistent(points) for one in members):
             name = "_".join(["sharpness_consistency", *_words(label)])

@@ -7,29 +7,37 @@ standard error.  Numbers have six digits; a row of a diverged run has no values.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.results import SEED_AXES
 from analysis.sharpness.points import SEEDS, Points, size_axes, table
-from lab.check import InputError, require
+from lab.check import InputError, nearest, require
 
 ERROR = ".error"
 _FORMAT = "%.6g"
 _ABOUT = ["step", "tokens", "lr_t", "alive"]
 
 
-def export(points: Points, path: Path, *, top: int = 1, errors: bool = True) -> int:
+def export(points: Points, path: Path, *, top: int = 1, errors: bool = False, only: Sequence[str] | None = None) -> int:
     """Write the table, with the `top` largest of every kind of eigenvalue, and give the number of rows.
 
+    `only` names the quantities to write, all by default.
+
     Raises:
-        InputError: the folder does not exist, or top is below 1.
+        InputError: the folder does not exist, top is below 1, or a quantity was not measured.
     """
     require(path.parent.is_dir(), f"{path}: the folder {path.parent} does not exist")
     require(top >= 1, f"top={top}: keep at least the largest eigenvalue")
     described = [name for name in dict.fromkeys(["run_id", *points.axes, *SEEDS]) if name in points.frame]
+    for name in only or ():
+        known = points.quantities
+        require(name in known, f"{name} was not measured: choose from {', '.join(known)}{nearest(name, known)}")
     frame = points.frame[points.frame["index"] < top]
+    if only is not None:
+        frame = frame[frame["quantity"].isin([*only, "loss"])]  # every point has a row for its loss
     names = frame["quantity"].where(frame["index"] == 0, frame["quantity"] + "[" + frame["index"].astype(str) + "]")
     frame = frame.assign(name=names)
     order = list(dict.fromkeys(names))

@@ -43,13 +43,16 @@ def tracks(points: Points, quantity: str, index: int = 0) -> list[Track]:
 
     A diverged run is left out whole: with its first steps only, the mean of its size would jump where it ends.
     """
-    frame = points.frame
-    lost = set(frame.loc[~frame["alive"], "run_id"])
+    axes = points.group_axes
+    names = dict.fromkeys(["run_id", "step", "value", points.size_axis, *SEEDS, *axes])
+    wanted = (points.frame["quantity"] == quantity) & (points.frame["index"] == index)
+    dead = ~points.frame["alive"]
+    lost = set(points.frame.loc[dead, "run_id"])
     found = []
-    for group, rows in groups(frame, points.group_axes):
-        gone = rows[rows["run_id"].isin(lost)].drop_duplicates("run_id")
-        rows = rows[(rows["quantity"] == quantity) & (rows["index"] == index) & rows["value"].notna()]
-        rows = rows[~rows["run_id"].isin(lost)]
+    for group, rows in groups(points.frame.loc[wanted | dead, list(names)], axes):
+        mine = rows["run_id"].isin(lost)
+        gone = rows[mine].drop_duplicates("run_id")
+        rows = rows[~mine & rows["value"].notna()]
         if len(rows):
             found.append(_track(points, group, quantity, rows, gone))
     return found
