@@ -41,9 +41,10 @@ from lab.preconditioner import root
 from lab.program import State, program
 
 ACCURACY = 1e-3
-REFERENCE, PROBE = 60, 12  # steps of a converged run, and of a probe, whose top vector starts the next one
+REFERENCE, COUNTED = 40, 16  # steps of a converged run, and of one whose products are counted
+PROBE = 12  # steps of a probe, whose top vector starts the next one
 LANES, LANE_STEPS = 16, 4
-LIMIT = 150  # products that PyHessian may take
+LIMIT = 100  # products that PyHessian may take
 SEQUENCES, LENGTH = 32, 64  # the measurement batch
 NO_PYHESSIAN = "PyHessian is not installed, so only our rows are shown: pip install pyhessian torch"
 
@@ -139,7 +140,7 @@ def follow(one: Subject, every: int, *, scaling: bool) -> tuple[list[Point], lis
             lambda params, scale_N, v_N: lanczos(scaled(hessian(one.objective, params, one.parts), scale_N), v_N, steps)
         )
 
-    converged, run = made(REFERENCE), made(2 * PROBE)
+    converged, run = made(REFERENCE), made(COUNTED)
     points, kept, warm_N = [], [], None
     for step, state in one.states(every):
         loss, g_N, scale_N = measured(state)
@@ -173,18 +174,30 @@ def in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 
 def costs(one: Subject, params: Any, repeats: int) -> dict[str, float]:
-    """Seconds of a gradient, of a product, and of one of a probe's Lanczos steps."""
-    v_N = start(jax.random.key(0), ravel_pytree(params)[0])
-    gradient = jax.jit(lambda params: loss_and_gradient(one.objective, params, one.parts))
-    product = jax.jit(lambda params, v_N: hessian(one.objective, params, one.parts)(v_N))
-    probe = jax.jit(lambda params, v_N: lanczos(hessian(one.objective, params, one.parts), v_N, PROBE).alpha_M)
+    """Seconds of a gradient, of a product, and of one of a probe's Lanczos steps.
+
+    All in loops of one dispatch, as training and probes make them: alone each takes its memory from the system anew.
+    """
+    theta_N, unravel = ravel_pytree(params)
+    v_N = start(jax.random.key(0), theta_N)
+
+    def gradient(theta_N: jax.Array) -> jax.Array:
+        return theta_N - 1e-9 * loss_and_gradient(one.objective, unravel(theta_N), one.parts)[1]
+
+    def product(v_N: jax.Array) -> jax.Array:
+        return hessian(one.objective, params, one.parts)(v_N)
+
+    def looped(update: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        return jax.jit(lambda x_N: jax.lax.fori_loop(0, PROBE, lambda _, x_N: update(x_N), x_N))
+
+    gradients, several = looped(gradient), looped(product)
+    probe = jax.jit(lambda v_N: lanczos(hessian(one.objective, params, one.parts), v_N, PROBE).alpha_M)
     calls: dict[str, Callable[[], Any]] = {
-        "gradient": lambda: gradient(params),
-        "product": lambda: product(params, v_N),
-        "step": lambda: probe(params, v_N),
+        "gradient": lambda: gradients(theta_N),
+        "product": lambda: several(v_N),
+        "step": lambda: probe(v_N),
     }
-    found = in_turns(calls, repeats)
-    return found | {"step": found["step"] / PROBE}
+    return {name: seconds / PROBE for name, seconds in in_turns(calls, repeats).items()}
 
 
 def lanes_ratio(one: Subject, params: Any, repeats: int) -> dict[str, float]:

@@ -12,8 +12,9 @@ space, and where the rank is below M its nodes lie far outside the spectrum (at 
 end at 21).  Their weights are all but 0, so that sums of small powers survive; logarithms, exponentials and the ends of
 the spectrum do not.  `lab.lanczos` stops there, and solves for the nodes in float64.
 
-matfree's XTrace is not used: it takes an operator for one of low rank, and its error for 0, where products are below
-float32's rounding of 1 (`lr`-scaled Hessians are), and needs the products of all probes at once.
+matfree's XTrace is not used.  With 16 products its error on Hessians of a small transformer is 0.7 to 2 times that of
+Hutchinson, it needs all products at once, and its test of rank is absolute: 1e-8 times an operator with six large
+eigenvalues passes for one of low rank, with a wrong trace and an error of 0.
 """
 
 from dataclasses import dataclass
