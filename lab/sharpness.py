@@ -13,6 +13,7 @@ scheduled rate lr is at the edge of stability where `lr * lambda_max = c` (`lab.
     residual         H - G in the update metric
     tangent_kernel   J'J in the update metric: the eigenvalues of the kernel by which outputs move
     trace            of H in the update metric
+    density          its eigenvalues' distribution: nodes and weights of a quadrature per random vector
     directional      `g'Hg / g'g` in the update metric, g the gradient
     blocks           the largest eigenvalue of each layer's diagonal block, in the update metric
 
@@ -182,6 +183,9 @@ class Probe:
         found: dict[str, Any] = {}
         if "trace" in self.config.names:
             found["trace"] = spectrum.trace(matvec, key, gradient_N, self.config.probes)
+        if "density" in self.config.names:
+            config = self.config
+            found["density"] = spectrum.quadrature(matvec, key, gradient_N, config.probes, config.steps)
         if "directional" in self.config.names:
             found["directional"] = curvature.directional(matvec, scale_N * gradient_N)
         if "blocks" in self.config.names:
@@ -259,6 +263,8 @@ def _described(
     spectra = {name: _spectrum(found[name], config, warm=warm) for name in config.names if name in SPECTRA}
     if "blocks" in found:
         spectra["blocks"] = _blocks(found["blocks"], config, blocks)
+    if "density" in found:
+        spectra["density"] = _density(found["density"])
     described = []
     for lane in range(lanes):
         alive = bool(np.isfinite(found["loss"][lane]))
@@ -291,6 +297,16 @@ def _spectrum(krylov: Krylov, config: SharpnessConfig, *, warm: bool) -> list[di
             "warm": warm,
         }
         for lane in range(largest.values.shape[0])
+    ]
+
+
+def _density(runs: Krylov) -> list[dict[str, Any]]:
+    """Nodes and weights [P][M] of each lane; `lab.spectrum.Density` makes moments and curves of them."""
+    found = spectrum.density(runs)
+    numbers = np.frompyfunc(_number, 1, 1)
+    return [
+        {"nodes": numbers(nodes).tolist(), "weights": numbers(weights).tolist()}
+        for nodes, weights in zip(found.nodes, found.weights, strict=True)
     ]
 
 

@@ -30,7 +30,8 @@ def memory(config: SharpnessConfig, run: RunConfig, how: Execution) -> int:
 def gradients(config: SharpnessConfig, layers: int) -> float:
     """What a point costs, in gradients of the measurement batch; `layers` is the number of blocks of a model."""
     found = 1.0 + sum(config.steps * PRODUCTS[name] for name in config.names if name in SPECTRA)
-    others = {"trace": config.probes, "directional": 1, "blocks": config.steps * layers}
+    density = config.probes * config.steps
+    others = {"trace": config.probes, "density": density, "directional": 1, "blocks": config.steps * layers}
     return found + PRODUCTS["hessian"] * sum(others.get(name, 0) for name in config.names)
 
 

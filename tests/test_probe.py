@@ -85,7 +85,7 @@ def test_quantities_are_those_of_the_exact_matrices(base: RunConfig, kind: str) 
     run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip=None))
     job, snapshot = trained([run])
     config = SharpnessConfig(
-        quantities="hessian+preconditioned+gauss_newton+residual+tangent_kernel+directional+blocks+trace",
+        quantities="hessian+preconditioned+gauss_newton+residual+tangent_kernel+directional+blocks+trace+density",
         steps=40,
         sequences=2,
         top=3,
@@ -119,6 +119,8 @@ def test_quantities_are_those_of_the_exact_matrices(base: RunConfig, kind: str) 
     assert quantities["gauss_newton"]["smallest"] > -1e-9
     assert quantities["tangent_kernel"]["values"][0] > quantities["gauss_newton"]["values"][0]
     assert quantities["trace"]["value"] == pytest.approx(np.trace(s_NN), abs=6 * quantities["trace"]["error"])
+    assert np.sum(quantities["density"]["weights"], axis=1) == pytest.approx(np.ones(4))
+    assert np.max(quantities["density"]["nodes"]) <= eigenvalues[-1] * (1 + 1e-9)
     blocks = quantities["blocks"]
     assert blocks["names"] == ["blocks/0", "embedding", "final_norm", "readout"]
     assert max(blocks["values"]) <= eigenvalues[-1] * (1 + 1e-9)

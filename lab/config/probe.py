@@ -6,7 +6,7 @@ from lab.check import check_fields, nearest, positive, require
 
 # Eigenvalues by one Lanczos run each; all but the first in the metric of the optimizer's update (`lab.sharpness`).
 SPECTRA = ("hessian", "preconditioned", "gauss_newton", "residual", "tangent_kernel")
-QUANTITIES = (*SPECTRA, "trace", "directional", "blocks")
+QUANTITIES = (*SPECTRA, "trace", "density", "directional", "blocks")
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class SharpnessConfig:
     """A probe of sharpness.  It changes no run: results are records of their own, beside the run's.
 
     `quantities` are joined by `+`, as in `preconditioned+tangent_kernel` (`QUANTITIES`).  `top` eigenvalues of each
-    spectrum come from `steps` Lanczos steps; a trace takes `probes` random vectors.  The measurement batch is
-    `sequences` windows of the training stream, drawn by `seed`.  Points lie at 0, 1, 2, 4, ... updates and, from
+    spectrum come from `steps` Lanczos steps; a trace and a density take `probes` random vectors.  The measurement batch
+    is `sequences` windows of the training stream, drawn by `seed`.  Points lie at 0, 1, 2, 4, ... updates and, from
     `every` on, at its multiples, and at the end of a run.
     """
 
