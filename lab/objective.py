@@ -20,6 +20,12 @@ Params = Any
 Part = Any
 
 
+# The largest `agreement` of a program with the one it is measured in, by the dtype it trains in.  Measured on CPU over
+# training of models of 4k to 230k parameters: at most 0.005 in bfloat16 and 1e-7 in float32 between einsum and xla.
+# In float64 `jax.nn.dot_product_attention` still computes its softmax in float32.
+AGREEMENT = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 0.01}
+
+
 @dataclass(frozen=True)
 class Objective:
     """`sum_m weight_m loss_m(output_m(params)) / sum_m weight_m`, every function taking one part of the batch.
@@ -113,3 +119,30 @@ def measured(shape: Shape) -> Shape:
     return dataclasses.replace(
         shape, dtype=dtype, forward=dataclasses.replace(shape.forward, attention=attention), accumulate=1
     )
+
+
+def agreement(program: Program, measuring: Program, lane: Lane, params: Params, batch: Windows) -> jax.Array:
+    """How far the loss that is measured is from the loss that is trained: a number to hold against `AGREEMENT`.
+
+    The largest difference over windows of their mean losses in two programs with the same master weights, in units of
+    the batch's mean loss, or of 1 nat where that is smaller: rounding follows the size of the logits and does not
+    shrink with the loss.  Both are computed at the highest matmul precision, so that what is left is the compute dtype
+    and the attention path.  It can be traced, and mapped over lanes; NaN for a lane that is not finite.  A readout of
+    zeros hides every difference: before the first update of such a model it is 0.
+    """
+    weights_CBT = batch.weights
+
+    def sums(program: Program) -> jax.Array:
+        objective = language(program, lane)
+
+        def of_part(part: Windows) -> jax.Array:
+            losses_BT = objective.losses(objective.outputs(params, part), part).reshape(part.weights.shape)
+            return jnp.sum(part.weights * losses_BT, axis=-1)
+
+        return jax.lax.map(of_part, batch)
+
+    with jax.default_matmul_precision("highest"):
+        trained_CB, measured_CB = sums(program), sums(measuring)
+    weight_CB = jnp.sum(weights_CBT, axis=-1)
+    apart_CB = jnp.abs(trained_CB - measured_CB) / jnp.where(weight_CB > 0, weight_CB, 1)
+    return jnp.max(apart_CB) / jnp.maximum(jnp.sum(measured_CB) / jnp.sum(weight_CB), 1)

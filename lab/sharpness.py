@@ -39,7 +39,7 @@ from lab.edge import edge
 from lab.identity import digest, dump
 from lab.lanczos import Krylov, Operator, lanczos, ritz, start
 from lab.model import layout
-from lab.objective import Windows, language, measured, windows
+from lab.objective import AGREEMENT, Windows, agreement, language, measured, windows
 from lab.preconditioner import root
 from lab.program import Lane, Program, State, program
 
@@ -113,7 +113,7 @@ class Probe:
 
     def __init__(self, config: SharpnessConfig, trained: Program, lane: Lane, batch: Batch) -> None:
         self.config, self.batch = config, batch
-        self._lane, self._kind = lane, trained.shape.optimizer
+        self._lane, self._kind, self._trained = lane, trained.shape.optimizer, trained
         self._program = program(measured(trained.shape))
         leaves = layout(trained.shape.model, trained.shape.length)
         shapes = {path: jnp.zeros(leaf.shape) for path, leaf in leaves.items()}
@@ -136,6 +136,9 @@ class Probe:
         """Loss, gradient norm and quantities of each of the K lanes, as plain data; none for diverged lanes.
 
         Waits for the device.
+
+        Raises:
+            InputError: the loss in the precision and attention of the measurement is not the one that is trained.
         """
         warm = self._warm is not None
         with self._program.precision():
@@ -143,7 +146,19 @@ class Probe:
                 cold = jax.tree.map(jnp.zeros_like, jax.vmap(lambda params: ravel_pytree(params)[0])(state.params))
                 self._warm = {name: cold for name in self.config.names if name in SPECTRA}
             found, self._warm = self._measure(self._lane, state, self._warm)
-        return _described(jax.device_get(found), self.config, self._names, warm=warm)
+        host = jax.device_get(found)
+        self._require_agreement(host.get("agreement", np.zeros(1)))
+        return _described(host, self.config, self._names, warm=warm)
+
+    def _require_agreement(self, apart_K: np.ndarray) -> None:
+        """NaN, of a diverged lane, passes."""
+        shape, found = self._trained.shape, float(np.max(np.nan_to_num(apart_K)))
+        require(
+            found <= AGREEMENT[shape.dtype],
+            f"the loss measured in {self._program.shape.dtype} with attention {self._program.shape.forward.attention} "
+            f"is {found:.2g} away from the loss trained in {shape.dtype} with attention {shape.forward.attention}: "
+            "train with --set exec.attention=xla or dtype=float32",
+        )
 
     def _lane_or_blank(self, lane: Lane, state: State, warm: Warm) -> tuple[dict[str, Any], Warm]:
         """One lane; padding and diverged lanes are NaN, and cost nothing where lanes have control flow of their own."""
@@ -164,6 +179,8 @@ class Probe:
             "tangent_kernel": curvature.scaled(curvature.tangent_kernel(objective, params, parts), scale_N),
         }
         found: dict[str, Any] = {"loss": loss, "gradient_norm": jnp.sqrt(jnp.vdot(gradient_N, gradient_N))}
+        if self._trained is not self._program:
+            found["agreement"] = agreement(self._trained, self._program, lane, params, parts)
         tops = {}
         for name in warm:
             krylov = lanczos(operators[name], start(key, gradient_N, warm[name]), self.config.steps)

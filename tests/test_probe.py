@@ -14,7 +14,7 @@ from lab import corpus, sharpness, train
 from lab.check import InputError
 from lab.config import ModelConfig, RunConfig, SharpnessConfig
 from lab.edge import edge
-from lab.objective import language
+from lab.objective import AGREEMENT, language
 from lab.preconditioner import denominator
 
 TINY: dict[str, Any] = {"model": ModelConfig(width=2, depth=1, head_dim=2, vocab=256), "dtype": "float64"}
@@ -150,13 +150,16 @@ def test_lanes_alone_parts_and_repeats_find_the_same(base: RunConfig) -> None:
         assert found["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
 
 
-def test_bfloat16_runs_are_measured_in_float32(base: RunConfig) -> None:
+def test_bfloat16_runs_are_measured_in_float32(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     job, snapshot = trained([resolve(base, dtype="bfloat16")])
     probe = probe_of(SharpnessConfig(sequences=4), job)
     assert probe.execution["dtype"] == "float32"
     plain = job_of([resolve(base)])
     (found,), (same,) = (each.measure(snapshot.state) for each in (probe, probe_of(probe.config, plain)))
     assert top(found) == top(same)
+    with pytest.raises(InputError, match="the loss measured in float32 .* trained in bfloat16"):
+        monkeypatch.setitem(AGREEMENT, "bfloat16", -1.0)
+        probe.measure(snapshot.state)
 
 
 def test_optimizers_without_a_metric_have_their_plain_hessian(base: RunConfig) -> None:
