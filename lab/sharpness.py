@@ -320,9 +320,12 @@ def _spectrum(krylov: Krylov, config: SharpnessConfig, *, warm: bool) -> list[di
 def _density(runs: Krylov) -> list[dict[str, Any]]:
     """Nodes and weights [P][M] of each lane; `lab.spectrum.Density` makes moments and curves of them."""
     found = spectrum.density(runs)
-    numbers = np.frompyfunc(_number, 1, 1)
+
+    def numbers(values_PM: np.ndarray) -> list[list[float | None]]:
+        return [[_number(value) for value in values_M] for values_M in values_PM]
+
     return [
-        {"nodes": numbers(nodes).tolist(), "weights": numbers(weights).tolist()}
+        {"nodes": numbers(nodes), "weights": numbers(weights)}
         for nodes, weights in zip(found.nodes, found.weights, strict=True)
     ]
 

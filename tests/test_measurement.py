@@ -21,7 +21,7 @@ from sweeps.cli import main
 from sweeps.stage import stages
 from sweeps.sweep import Sweep, axis, product, replaced, resolved
 
-PROBE = SharpnessConfig(sequences=4, steps=8, every=8)
+PROBE = SharpnessConfig(sequences=4, steps=20, every=8)
 POINTS = [0, 1, 2, 4, 8, 10]
 
 
@@ -126,12 +126,12 @@ def test_states_that_are_kept_can_be_measured(
 ) -> None:
     root, _ = probed
     good = resolved(make(base))[0]
-    settings = ["--set", "probe.sequences=4", "--set", "probe.steps=9", "--set", "probe.top=2"]
+    settings = ["--set", "probe.sequences=4", "--set", "probe.steps=24", "--set", "probe.top=2"]
     assert main(["sharpness", str(root), *settings]) == 0
     table = capsys.readouterr().out
     assert good.run_id in table
-    assert "diverged" in table
-    config = dataclasses.replace(PROBE, steps=9, top=2)
+    assert " div" in table
+    config = dataclasses.replace(PROBE, steps=24, top=2)
     (point,) = points_of(root, good.run_id, config).values()
     assert point["step"] == 10
     found, along = (one["quantities"]["preconditioned"]["values"] for one in (point, points_of(root, good.run_id)[10]))
@@ -198,11 +198,11 @@ def test_a_plan_knows_what_a_probe_costs(base: RunConfig) -> None:
     assert with_probe["flops"] == plain["flops"]
     assert with_probe["seconds"] > plain["seconds"]
     assert with_probe["memory_bytes"] > plain["memory_bytes"]
-    # 6 points of 2 runs, each 1 + 8 x 2.7 gradients of 4 sequences; a run makes 10 updates of 4 sequences.
+    # 6 points of 2 runs, each 1 + 20 x 2.7 gradients of 4 sequences; a run makes 10 updates of 4 sequences.
     run = resolved(make(base))[0].config
-    assert probe_cost.gradients(PROBE, layers=4) == pytest.approx(22.6)
-    training = 10 * probe_cost.flops(PROBE, run) / 22.6
-    assert with_probe["probe_flops"] == pytest.approx(12 * 22.6 * training / 10)
+    assert probe_cost.gradients(PROBE, layers=4) == pytest.approx(55.0)
+    training = 10 * probe_cost.flops(PROBE, run) / 55.0
+    assert with_probe["probe_flops"] == pytest.approx(12 * 55.0 * training / 10)
 
 
 def test_the_memory_of_a_probe_follows_lanes_and_basis(base: RunConfig) -> None:
@@ -212,7 +212,7 @@ def test_the_memory_of_a_probe_follows_lanes_and_basis(base: RunConfig) -> None:
         how = execution(ExecConfig(lanes=4, **settings), run.model, platform="cpu", runs=4)
         return probe_cost.memory(probe, run, how)
 
-    one, long = PROBE, dataclasses.replace(PROBE, steps=16)
+    one, long = PROBE, dataclasses.replace(PROBE, steps=28)
     vectors = np.array([memory(long) - memory(one), memory(long, strategy="vmap") - memory(one, strategy="vmap")])
     parameters = count.parameters(run.model, run.data.length).total
     np.testing.assert_allclose(vectors / (8 * 4 * parameters), [1, 4])

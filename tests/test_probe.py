@@ -157,8 +157,8 @@ def test_bfloat16_runs_are_measured_in_float32(base: RunConfig, monkeypatch: pyt
     plain = job_of([resolve(base)])
     (found,), (same,) = (each.measure(snapshot.state) for each in (probe, probe_of(probe.config, plain)))
     assert top(found) == top(same)
+    monkeypatch.setitem(AGREEMENT, "bfloat16", -1.0)
     with pytest.raises(InputError, match="the loss measured in float32 .* trained in bfloat16"):
-        monkeypatch.setitem(AGREEMENT, "bfloat16", -1.0)
         probe.measure(snapshot.state)
 
 
