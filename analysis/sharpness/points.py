@@ -17,12 +17,12 @@ import pandas as pd
 from analysis.results import SEED_AXES, Results, load
 from lab import store
 from lab.check import InputError, require
+from lab.config.probe import SPECTRA
 
 KIND, SCHEMA = "sharpness", 1
 SIZE_AXES = ("model.width", "model.depth")
 RATE_AXIS = "optimizer.lr"
 SEEDS = ["seed_init", "seed_data"]
-SPECTRA = ("preconditioned", "hessian", "gauss_newton", "residual", "tangent_kernel")
 # What a run came to, or another meaning of a point's own column: not part of its configuration.
 _OUTCOMES = ("loss", "loss_error", "train_loss", "diverged_step", "tokens", "seconds", "trunk")
 _REMEDY = "delete it and measure again"
