@@ -53,8 +53,10 @@ class Points:
 
     @property
     def group_axes(self) -> tuple[str, ...]:
-        """Axes that tell groups apart: without the size, and without those that follow it (heads with the width)."""
-        return tuple(name for name in self.axes if name != self.size_axis and not _follows(self, name))
+        """Axes that tell groups apart: without the size, those that follow it (heads with the width), and those that
+        follow an axis of words (the optimizer that each kind of model has)."""
+        names = [name for name in self.axes if name != self.size_axis and not _follows(self, name)]
+        return tuple(_independent(self.frame, names))
 
     @property
     def quantities(self) -> list[str]:
@@ -128,9 +130,28 @@ def since(points: Points, step: int) -> Points:
 
 
 def size_axes(described: pd.DataFrame) -> list[str]:
-    """Width and depth, those that vary; the width where none does."""
+    """Width and depth, those that vary (and not only with the kind of model); the width where none does."""
+    words = [str(name) for name in described if "." in str(name) and name not in SIZE_AXES]  # of the configuration
     varied = [name for name in SIZE_AXES if name in described and described[name].nunique() > 1]
-    return varied or list(SIZE_AXES[:1])
+    free = [name for name in varied if name in _independent(described, [*words, name])]
+    return free or varied or list(SIZE_AXES[:1])
+
+
+def _independent(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The names without those that vary, and only with an axis of words that is kept."""
+    described = frame.drop_duplicates("run_id")
+    varied = [name for name in names if described[name].nunique(dropna=False) > 1]
+    worded = [name for name in varied if not pd.api.types.is_numeric_dtype(described[name])]
+
+    def follows(name: str, word: str) -> bool:
+        of_word = described.groupby(word, dropna=False)[name].nunique(dropna=False)
+        return name in varied and bool((of_word == 1).all())
+
+    kept: list[str] = []
+    for name in (*worded, *(name for name in names if name not in worded)):
+        if not any(follows(name, word) for word in kept if word in worded):
+            kept.append(name)
+    return [name for name in names if name in kept]
 
 
 def table(rows: Sequence[Sequence[Any]], described: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 Question: under muP with branches times (L/L0)^-1/2, does the sharpness along training depend on the depth, in a
 residual network with one layer per block, with two, and in a transformer?
 Command: `lrlab sweep sharpness_vs_depth --out results/sharpness_vs_depth && lrlab report results/sharpness_vs_depth`.
-Cost: 96 runs, 25 million training tokens, about 45 minutes on 2 CPU cores, most of it for the probe.
+Cost: 120 runs, 31 million training tokens, about 45 minutes on 2 CPU cores, most of it for the probe.
 Expected picture: with one layer per block sharpness coincides over the depths; with two, and in the transformer, it
 drifts apart (arXiv 2402.17457, Fig. 4); docs/sharpness.md.
 """
@@ -26,6 +26,8 @@ SEEDS = (0, 1, 2)
 RATES = (2.0**0, 2.0**-3, 2.0**-5)
 # AdamW for the transformer: near the optimum, and an eighth of it.
 ADAM_RATES = (2.0**-6, 2.0**-9)
+# The residual networks at the lowest rate with branches times L^-1/2 instead of (L/2)^-1/2.
+CONTROL: Point = {"optimizer.lr": RATES[-1], "parametrization.base_depth": 1}
 TRANSFORMER: Point = {
     "model.kind": "transformer",
     "model.width": 32,
@@ -36,13 +38,13 @@ TRANSFORMER: Point = {
 
 
 def sweep() -> Sweep:
-    """4 depths x 3 seeds x (2 residual networks at 3 rates, a transformer at 2)."""
+    """4 depths x 3 seeds x (2 residual networks at 3 rates and a control, a transformer at 2 rates)."""
     blocks = axis("model.block_layers", 1, 2)
     depths, seeds = axis("model.depth", *DEPTHS), axis("seed", *SEEDS)
     return Sweep(
         name="sharpness_vs_depth",
         question="Does the sharpness along training depend on the depth, with one and two layers per block?",
-        cost="96 runs, 25 million tokens, about 45 minutes on 2 CPU cores",
+        cost="120 runs, 31 million tokens, about 45 minutes on 2 CPU cores",
         expected="it coincides with one layer per block, and drifts apart with two and in the transformer",
         base=RunConfig(
             model=ModelConfig(kind="mlp", width=64, block_layers=1, context=8),
@@ -56,6 +58,7 @@ def sweep() -> Sweep:
         ),
         points=chain(
             product(blocks, depths, seeds, axis("optimizer.lr", *RATES)),
+            product(blocks, depths, seeds, [CONTROL]),
             product([TRANSFORMER], depths, seeds, axis("optimizer.lr", *ADAM_RATES)),
         ),
         probe=SharpnessConfig(quantities="preconditioned+tangent_kernel", sequences=16, steps=10, every=32),
