@@ -83,10 +83,10 @@ def scaled(matvec: Operator, scale_N: jax.Array) -> Operator:
     return lambda v_N: scale_N * matvec(scale_N * v_N)
 
 
-def blocks(leaves: Mapping[str, Leaf], params: Mapping[str, jax.Array]) -> tuple[tuple[str, ...], jax.Array]:
-    """(names, the number of each parameter's block [N]): one block per stacked layer, one per module outside of them.
+def blocks(leaves: Mapping[str, Leaf]) -> tuple[tuple[str, ...], jax.Array]:
+    """(names, the number of each parameter's block [N]): one per layer of a model's blocks, one per module outside them.
 
-    Blocks are named by the first word of the path, stacked ones with the layer: `embedding`, `blocks/0`, `readout`.
+    They are named by the first word of the path, those of layers with the layer: `embedding`, `blocks/0`, `readout`.
     """
     names: list[str] = []
 
@@ -95,16 +95,16 @@ def blocks(leaves: Mapping[str, Leaf], params: Mapping[str, jax.Array]) -> tuple
             names.append(name)
         return names.index(name)
 
-    def numbers(path: str, value: jax.Array) -> jax.Array:
-        word, stacked = path.split("/")[0], leaves[path].stacked
-        if not stacked:
-            return jnp.full(value.shape, number(word), jnp.int32)
-        layers = jnp.asarray([number(f"{word}/{layer}") for layer in range(value.shape[stacked[0]])], jnp.int32)
-        shape = [1] * value.ndim
+    def numbers(leaf: Leaf) -> jax.Array:
+        word, stacked = leaf.path.split("/")[0], leaf.stacked
+        if not stacked or word != "blocks":
+            return jnp.full(leaf.shape, number(word), jnp.int32)
+        layers = jnp.asarray([number(f"{word}/{layer}") for layer in range(leaf.shape[stacked[0]])], jnp.int32)
+        shape = [1] * len(leaf.shape)
         shape[stacked[0]] = -1
-        return jnp.broadcast_to(layers.reshape(shape), value.shape)
+        return jnp.broadcast_to(layers.reshape(shape), leaf.shape)
 
-    labels = {path: numbers(path, value) for path, value in sorted(params.items())}
+    labels = {path: numbers(leaf) for path, leaf in sorted(leaves.items())}
     return tuple(names), ravel_pytree(labels)[0]
 
 

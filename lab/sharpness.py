@@ -115,9 +115,7 @@ class Probe:
         self.config, self.batch = config, batch
         self._lane, self._kind, self._trained = lane, trained.shape.optimizer, trained
         self._program = program(measured(trained.shape))
-        leaves = layout(trained.shape.model, trained.shape.length)
-        shapes = {path: jnp.zeros(leaf.shape) for path, leaf in leaves.items()}
-        self._names, self._block_N = curvature.blocks(leaves, shapes)
+        self._names, self._block_N = curvature.blocks(layout(trained.shape.model, trained.shape.length))
         self._measure = jax.jit(self._program.over_lanes(self._lane_or_blank))
         self._warm: Warm | None = None
 

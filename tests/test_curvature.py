@@ -209,7 +209,7 @@ def test_masked_targets_count_by_tokens_and_not_by_parts(case) -> None:
 
 def test_blocks_are_diagonal_blocks_of_the_hessian(case) -> None:
     leaves = layout(case.program.shape.model, case.program.shape.length)
-    names, block_N = blocks(leaves, case.state.params)
+    names, block_N = blocks(leaves)
     assert set(names) == {"blocks/0", "blocks/1", "embedding", "final_norm", "readout"}
     matvec = hessian(case.objective, case.state.params, windows(case.tokens))
 

@@ -5,7 +5,7 @@ residual network with one layer per block, with two, and in a transformer?
 Command: `lrlab sweep sharpness_vs_depth --out results/sharpness_vs_depth && lrlab report results/sharpness_vs_depth`.
 Cost: 120 runs, 31 million training tokens, about 45 minutes on 2 CPU cores, most of it for the probe.
 Expected picture: with one layer per block sharpness coincides over the depths; with two, and in the transformer, it
-drifts apart (arXiv 2402.17457, Fig. 4); docs/sharpness.md.
+drifts apart (arXiv 2402.17457, Fig. 4); docs/sharpness_measured.md.
 """
 
 from lab.config import (

@@ -4,8 +4,8 @@ Question: along training with SGD at one rate, does the largest eigenvalue of th
 depend on the width, and do the loss and the tangent kernel?
 Command: `lrlab sweep sharpness_vs_width --out results/sharpness_vs_width && lrlab report results/sharpness_vs_width`.
 Cost: 140 runs, 37 million training tokens, about an hour on 2 CPU cores, most of it for the probe.
-Expected picture: under muP sharpness coincides over the widths while loss and tangent kernel drift apart; under ntk it
-falls with the width at a low rate; sp rises and diverges at the rate that was tuned at width 32; docs/sharpness.md.
+Expected picture: at a low rate sharpness all but coincides over the widths under muP, falls with them under ntk and
+rises under sp, which diverges at the rate that was tuned at width 32; docs/sharpness_measured.md.
 """
 
 from lab.config import (
