@@ -84,7 +84,7 @@ def scaled(matvec: Operator, scale_N: jax.Array) -> Operator:
 
 
 def blocks(leaves: Mapping[str, Leaf]) -> tuple[tuple[str, ...], jax.Array]:
-    """(names, the number of each parameter's block [N]): one per layer of a model's blocks, one per module outside them.
+    """(names, the number of each parameter's block [N]): one per layer of a model's blocks, one per module outside.
 
     They are named by the first word of the path, those of layers with the layer: `embedding`, `blocks/0`, `readout`.
     """
