@@ -74,7 +74,8 @@ class Group:
 
     @property
     def label(self) -> str:
-        shape = f"width {self.model.width} depth {self.model.depth} batch {self.sequences}x{self.length}"
+        kind = f"mlp of {self.model.block_layers} layers per block, " if self.model.kind == "mlp" else ""
+        shape = f"{kind}width {self.model.width} depth {self.model.depth} batch {self.sequences}x{self.length}"
         return f"{shape} {self.optimizer} {self.dtype}"
 
 

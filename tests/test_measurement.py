@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lab import count, sharpness, store
+from lab import count, sharpness, store, train
 from lab.check import InputError
 from lab.config import ExecConfig, RunConfig, SharpnessConfig
 from lab.device import execution
-from sweeps import estimate, launch, measurement, plan, probe_cost, saved
+from sweeps import estimate, launch, measurement, plan, probe_cost, saved, worker
 from sweeps.cli import main
 from sweeps.stage import stages
 from sweeps.sweep import Sweep, axis, product, replaced, resolved
@@ -141,6 +141,40 @@ def test_states_that_are_kept_can_be_measured(
     assert main(["sharpness", str(unit / "checkpoints" / "final"), *settings, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in rows] == [10, 10]
+
+
+class Quitting:
+    """A watcher that asks for a stop after the first segment."""
+
+    def __init__(self, stop: worker.StopRequest) -> None:
+        self.stop = stop
+
+    def started(self, unit: plan.Unit, step: int) -> None: ...
+    def advanced(self, unit: plan.Unit, snapshot: train.Snapshot) -> None:
+        self.stop.asked = bool(unit.stages) and snapshot.step > 0
+
+    def measured(self, unit: plan.Unit, seconds: float) -> None: ...
+    def finished(self, unit: plan.Unit, results: Any) -> None: ...
+    def failed(self, unit: plan.Unit, error: Exception) -> None: ...
+
+
+def test_a_run_that_was_interrupted_is_measured_where_it_is_and_then_in_full(
+    base: RunConfig, probed: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted without a probe: its resume point can be measured, and a probe begins anew and finds all points."""
+    plain = replaced(make(base, None), {"exec.segment": [3]})
+    runs, stop = resolved(plain), worker.StopRequest()
+    units = plan.pending(plan.plan(runs, plain.execution, platform="cpu"), ())
+    launch._describe(plain, runs, tmp_path, ())
+    with pytest.raises(worker.Interrupted):
+        worker.work(units, tmp_path, Quitting(stop), stop)
+    assert main(["sharpness", str(tmp_path), "--set", "probe.sequences=4", "--set", "probe.steps=20", "--json"]) == 0
+    assert {row["step"] for row in json.loads(capsys.readouterr().out)} == {3}
+    run_sweep(replaced(make(base), {"exec.segment": [3]}), tmp_path)
+    for run in runs:
+        points, straight = points_of(tmp_path, run.run_id), points_of(probed[0], run.run_id)
+        assert set(points) == {*POINTS, 3}
+        assert [points[step]["loss"] for step in POINTS] == [straight[step]["loss"] for step in POINTS]
 
 
 @pytest.mark.parametrize(
