@@ -104,8 +104,12 @@ def start(
     return _unit(warm_N.astype(like_N.dtype) + jnp.where(usable, admixture, 1.0) * random_N)
 
 
-def lanczos(matvec: Operator, start_N: jax.Array, steps: int, *, passes: int = 2) -> Krylov:
+def lanczos(
+    matvec: Operator, start_N: jax.Array, steps: int, *, passes: int = 2, limit: jax.Array | None = None
+) -> Krylov:
     """`steps` steps of Lanczos for a symmetric operator on flat vectors of float32 or float64, under `jit` and `vmap`.
+
+    A traced `limit` makes fewer of them in the same executable; lanes of a `vmap` should have one limit.
 
     `passes` is how often a new vector is orthogonalised against the whole basis (0: plain Lanczos, whose ghosts a test
     shows).  A breakdown, `beta_j <= 100 eps max_i |A q_i|` over the steps made, ends the basis: later columns are zero
@@ -143,7 +147,8 @@ def lanczos(matvec: Operator, start_N: jax.Array, steps: int, *, passes: int = 2
         q_CB = jnp.pad(q_N, (0, count * block - size)).reshape(count, block)
         blank_M, basis_CMB = jnp.zeros((steps,), dtype), jnp.zeros((count, steps, block), dtype)
         blank = Krylov(blank_M, blank_M, basis_CMB, jnp.zeros((), jnp.int32))
-        return jax.lax.fori_loop(0, steps, body, (blank, q_CB, jnp.zeros_like(q_CB), jnp.zeros((), dtype)))[0]
+        made = steps if limit is None else jnp.minimum(limit, steps)
+        return jax.lax.fori_loop(0, made, body, (blank, q_CB, jnp.zeros_like(q_CB), jnp.zeros((), dtype)))[0]
 
 
 def ritz(krylov: Krylov) -> Ritz:

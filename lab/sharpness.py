@@ -21,6 +21,7 @@ Runs of bfloat16 are measured in float32: products with a Hessian in bfloat16 ar
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ class Probe:
         self._lane, self._kind, self._trained = lane, trained.shape.optimizer, trained
         self._program = program(measured(trained.shape))
         self._names, self._block_N = curvature.blocks(layout(trained.shape.model, trained.shape.length))
-        self._measure = jax.jit(self._program.over_lanes(self._lane_or_blank))
+        self._measure = jax.jit(self._lanes)
         self._warm: Warm | None = None
 
     @property
@@ -143,7 +144,8 @@ class Probe:
             if self._warm is None:
                 cold = jax.tree.map(jnp.zeros_like, jax.vmap(lambda params: ravel_pytree(params)[0])(state.params))
                 self._warm = {name: cold for name in self.config.names if name in SPECTRA}
-            found, self._warm = self._measure(self._lane, state, self._warm)
+            limit = jnp.asarray(self.config.warm if warm else self.config.steps)
+            found, self._warm = self._measure(self._lane, state, self._warm, limit)
         host = jax.device_get(found)
         self._require_agreement(host.get("agreement", np.zeros(1)))
         return _described(host, self.config, self._names, warm=warm)
@@ -158,13 +160,18 @@ class Probe:
             "train with --set exec.attention=xla or dtype=float32",
         )
 
-    def _lane_or_blank(self, lane: Lane, state: State, warm: Warm) -> tuple[dict[str, Any], Warm]:
-        """One lane; padding and diverged lanes are NaN, and cost nothing where lanes have control flow of their own."""
-        shapes = jax.eval_shape(self._one, lane, state, warm)
-        blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, _blank(leaf.dtype), leaf.dtype), shapes)
-        return jax.lax.cond(lane.active & state.alive, self._one, lambda *_: blank, lane, state, warm)
+    def _lanes(self, lane: Lane, state: State, warm: Warm, limit: jax.Array) -> tuple[dict[str, Any], Warm]:
+        """All lanes, which make the same number of steps."""
+        return self._program.over_lanes(functools.partial(self._lane_or_blank, limit))(lane, state, warm)
 
-    def _one(self, lane: Lane, state: State, warm: Warm) -> tuple[dict[str, Any], Warm]:
+    def _lane_or_blank(self, limit: jax.Array, lane: Lane, state: State, warm: Warm) -> tuple[dict[str, Any], Warm]:
+        """One lane; padding and diverged lanes are NaN, and cost nothing where lanes have control flow of their own."""
+        one = functools.partial(self._one, limit)
+        shapes = jax.eval_shape(one, lane, state, warm)
+        blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, _blank(leaf.dtype), leaf.dtype), shapes)
+        return jax.lax.cond(lane.active & state.alive, one, lambda *_: blank, lane, state, warm)
+
+    def _one(self, limit: jax.Array, lane: Lane, state: State, warm: Warm) -> tuple[dict[str, Any], Warm]:
         objective, params, parts = language(self._program, lane), state.params, self.batch.parts
         loss, gradient_N = curvature.loss_and_gradient(objective, params, parts)
         key = jax.random.key(self.config.seed, impl="threefry2x32")
@@ -181,7 +188,8 @@ class Probe:
             found["agreement"] = agreement(self._trained, self._program, lane, params, parts)
         tops = {}
         for name in warm:
-            krylov = lanczos(operators[name], start(key, gradient_N, warm[name]), self.config.steps)
+            start_N = start(key, gradient_N, warm[name])
+            krylov = lanczos(operators[name], start_N, self.config.steps, limit=limit)
             found[name], tops[name] = _coefficients(krylov), _top(krylov, gradient_N.size)
         return found | self._others(operators["preconditioned"], key, scale_N, gradient_N), tops
 

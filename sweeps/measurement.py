@@ -103,8 +103,5 @@ def measured(config: SharpnessConfig, groups: Sequence[Group], root: Path, done:
 
 def flops(config: SharpnessConfig, units: Sequence[Unit]) -> float:
     """FLOPs of a probe over the units' stages."""
-    return sum(
-        len(due(config, stage)) * probe_cost.flops(config, stage.runs[0].config)
-        for unit in units
-        for stage in unit.stages
-    )
+    stages = [stage for unit in units for stage in unit.stages]
+    return sum(probe_cost.flops(config, stage.runs[0].config, len(due(config, stage))) for stage in stages)

@@ -27,16 +27,21 @@ def memory(config: SharpnessConfig, run: RunConfig, how: Execution) -> int:
     return int(how.lanes * spectra * vector + at_once * working)
 
 
-def gradients(config: SharpnessConfig, layers: int) -> float:
-    """What a point costs, in gradients of the measurement batch; `layers` is the number of blocks of a model."""
-    found = 1.0 + sum(config.steps * PRODUCTS[name] for name in config.names if name in SPECTRA)
+def gradients(config: SharpnessConfig, layers: int, steps: int) -> float:
+    """What a point costs, in gradients of the measurement batch: each spectrum takes `steps` Lanczos steps.
+
+    `layers` is the number of blocks of a model.
+    """
+    found = 1.0 + sum(steps * PRODUCTS[name] for name in config.names if name in SPECTRA)
     density = config.probes * config.steps
     others = {"trace": config.probes, "density": density, "directional": 1, "blocks": config.steps * layers}
     return found + PRODUCTS["hessian"] * sum(others.get(name, 0) for name in config.names)
 
 
-def flops(config: SharpnessConfig, run: RunConfig) -> float:
-    """FLOPs of measuring a run once."""
+def flops(config: SharpnessConfig, run: RunConfig, points: int) -> float:
+    """FLOPs of measuring a run so many times, the first time from a random start."""
     tokens = config.sequences * run.data.length
     layers = run.model.depth + 3  # embedding, final norm and readout are blocks too
-    return gradients(config, layers) * tokens * count.training_flops_per_token(run.model, run.data.length)
+    made = min(points, 1) * gradients(config, layers, config.steps)
+    made += max(points - 1, 0) * gradients(config, layers, config.warm)
+    return made * tokens * count.training_flops_per_token(run.model, run.data.length)

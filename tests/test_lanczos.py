@@ -206,3 +206,21 @@ def test_a_million_parameters_in_float32() -> None:
     krylov, found, _ = run(tail([100, 60, 40, 39, -150], 1_000_000), 40)
     assert overlaps(krylov) < 5e-6
     np.testing.assert_allclose(found.largest(4).values, [100, 60, 40, 39], rtol=1e-5)
+
+
+def test_a_traced_limit_makes_the_first_steps_of_the_same_run() -> None:
+    diagonal_N = jnp.linspace(-3, 7, 40, dtype=jnp.float32)
+    begin_N = start(jax.random.key(0), diagonal_N)
+
+    @jax.jit
+    def run(limit: jax.Array) -> Krylov:
+        return lanczos(lambda v_N: diagonal_N * v_N, begin_N, 12, limit=limit)
+
+    whole, part = run(jnp.asarray(12)), run(jnp.asarray(5))
+    assert int(part.steps) == 5
+    np.testing.assert_array_equal(part.alpha_M[:5], whole.alpha_M[:5])
+    np.testing.assert_array_equal(part.alpha_M[5:], 0)
+    short = ritz(lanczos(lambda v_N: diagonal_N * v_N, begin_N, 5))
+    np.testing.assert_allclose(ritz(part).largest(3).values, short.largest(3).values, rtol=1e-6)
+    np.testing.assert_allclose(ritz(part).largest(1).residuals, short.largest(1).residuals, rtol=1e-4)
+    assert int(run(jnp.asarray(99)).steps) == 12

@@ -232,11 +232,10 @@ def test_a_plan_knows_what_a_probe_costs(base: RunConfig) -> None:
     assert with_probe["flops"] == plain["flops"]
     assert with_probe["seconds"] > plain["seconds"]
     assert with_probe["memory_bytes"] > plain["memory_bytes"]
-    # 6 points of 2 runs, each 1 + 20 x 2.7 gradients of 4 sequences; a run makes 10 updates of 4 sequences.
+    # 6 points of 2 runs: 1 + 20 x 2.7 gradients of 4 sequences, then 1 + 10 x 2.7; a run makes 10 updates of 4.
     run = resolved(make(base))[0].config
-    assert probe_cost.gradients(PROBE, layers=4) == pytest.approx(55.0)
-    training = 10 * probe_cost.flops(PROBE, run) / 55.0
-    assert with_probe["probe_flops"] == pytest.approx(12 * 55.0 * training / 10)
+    assert [probe_cost.gradients(PROBE, 4, steps) for steps in (20, 10)] == pytest.approx([55, 28])
+    assert with_probe["probe_flops"] == pytest.approx(2 * (55 + 5 * 28) * count.step_flops(run))
 
 
 def test_the_memory_of_a_probe_follows_lanes_and_basis(base: RunConfig) -> None:

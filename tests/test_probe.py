@@ -52,6 +52,8 @@ def test_what_is_measured_has_an_identity_and_when_has_none() -> None:
         ({"quantities": "trace+trace"}, "names one of them twice"),
         ({"top": 12}, "use more than probe.top"),
         ({"sequences": 0}, "probe.sequences=0 is not above 0"),
+        ({"warm_steps": 13}, "probe.warm_steps=13 is not above probe.top=1 and up to probe.steps=12"),
+        ({"top": 3, "warm_steps": 3}, "probe.warm_steps=3 is not above probe.top=3"),
         ({"probes": 1}, "at least 2 random vectors"),
         ({"every": 0}, "probe.every=0 is not above 0"),
         ({"seed": -1}, "probe.seed=-1 is negative"),
@@ -131,14 +133,15 @@ def test_quantities_are_those_of_the_exact_matrices(base: RunConfig, kind: str) 
 
 def test_lanes_alone_parts_and_repeats_find_the_same(base: RunConfig) -> None:
     """A lane among others, one of which has diverged, is measured as if alone; so is a batch in parts."""
-    config = SharpnessConfig(steps=16, sequences=8)
+    config = SharpnessConfig(steps=16, warm_steps=12, sequences=8)
     runs = [resolve(base, seed=seed, optimizer__lr=lr) for seed, lr in ((0, 2.0**-6), (1, 2.0**-5), (2, 1e30))]
     job, snapshot = trained(runs, lanes=4, strategy="vmap")
     probe = probe_of(config, job)
     first, again = probe.measure(snapshot.state), probe.measure(snapshot.state)
     assert [bool(found["quantities"]) for found in first] == [True, True, False, False]
     assert first[2] == {"loss": None, "gradient_norm": None, "quantities": {}}
-    assert [found["quantities"]["preconditioned"]["warm"] for found in (first[0], again[0])] == [False, True]
+    ones = [found[0]["quantities"]["preconditioned"] for found in (first, again)]
+    assert [(one["warm"], one["steps"]) for one in ones] == [(False, 16), (True, 12)]
     assert (
         again[0]["quantities"]["preconditioned"]["residuals"][0]
         < first[0]["quantities"]["preconditioned"]["residuals"][0]

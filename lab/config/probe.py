@@ -14,14 +14,16 @@ class SharpnessConfig:
     """A probe of sharpness.  It changes no run: results are records of their own, beside the run's.
 
     `quantities` are joined by `+`, as in `preconditioned+tangent_kernel` (`QUANTITIES`).  `top` eigenvalues of each
-    spectrum come from `steps` Lanczos steps; a trace and a density take `probes` random vectors.  The measurement batch
-    is `sequences` windows of the training stream, drawn by `seed`.  Points lie at 0, 1, 2, 4, ... updates and, from
-    `every` on, at its multiples, and at the end of a run.
+    spectrum come from `steps` Lanczos steps, and from `warm_steps` after the first point, where they start from its top
+    vector (by default half as many if one eigenvalue is asked for, else all).  A trace and a density take `probes`
+    random vectors.  The measurement batch is `sequences` windows of the training stream, drawn by `seed`.  Points lie
+    at 0, 1, 2, 4, ... updates and, from `every` on, at its multiples, and at the end of a run.
     """
 
     quantities: str = "preconditioned"
     top: int = 1
     steps: int = 12
+    warm_steps: int | None = None
     probes: int = 16
     sequences: int = 32
     seed: int = 0
@@ -29,7 +31,7 @@ class SharpnessConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "probe")
-        positive(self, "probe", "top", "sequences", "every")
+        positive(self, "probe", "top", "sequences", "every", "warm_steps")
         for name in self.names:
             known = f"{', '.join(QUANTITIES)}{nearest(name, QUANTITIES)}"
             require(name in QUANTITIES, f"probe.quantities={self.quantities}: {name!r} is not one of {known}")
@@ -39,11 +41,22 @@ class SharpnessConfig:
             self.steps > self.top,
             f"probe.steps={self.steps} Lanczos steps find no {self.top} eigenvalues: use more than probe.top",
         )
+        require(
+            self.top < self.warm <= self.steps,
+            f"probe.warm_steps={self.warm_steps} is not above probe.top={self.top} and up to probe.steps={self.steps}",
+        )
         require(self.probes >= 2, f"probe.probes={self.probes}: an error needs at least 2 random vectors")
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.quantities.split("+"))
+
+    @property
+    def warm(self) -> int:
+        """Lanczos steps that start from the top vector of the point before."""
+        if self.warm_steps is not None:
+            return self.warm_steps
+        return max(2, self.steps // 2) if self.top == 1 else self.steps
 
     def cadence(self, begin: int, end: int) -> tuple[int, ...]:
         """The numbers of updates in begin..end after which to measure: geometric up to `every`, then regular."""

@@ -61,5 +61,7 @@ def sweep() -> Sweep:
             product(blocks, depths, seeds, [CONTROL]),
             product([TRANSFORMER], depths, seeds, axis("optimizer.lr", *ADAM_RATES)),
         ),
-        probe=SharpnessConfig(quantities="preconditioned+tangent_kernel", sequences=16, steps=10, every=32),
+        probe=SharpnessConfig(
+            quantities="preconditioned+tangent_kernel", sequences=16, steps=10, warm_steps=10, every=32
+        ),
     )
