@@ -26,7 +26,7 @@ FORMS: dict[str, tuple[bool, bool]] = {
     "nesterov-average": (True, True),
 }
 
-_OF_OPTIMIZERS = {"sgd": "heavy-ball", "adam": "average", "adamw": "average"}
+FORM_OF_OPTIMIZER = {"sgd": "heavy-ball", "adam": "average", "adamw": "average"}
 _REFUSED = {
     "lion": "its update is a sign, which no quadratic makes linear",
     "muon": "its update is orthogonalised, which no quadratic makes linear",
@@ -56,11 +56,11 @@ def form_of(optimizer: str) -> str:
     if optimizer in _REFUSED:
         raise InputError(
             f"optimizer {optimizer} has no edge of stability: {_REFUSED[optimizer]}; "
-            f"ask for the sharpness itself, or train with {' or '.join(_OF_OPTIMIZERS)}"
+            f"ask for the sharpness itself, or train with {' or '.join(FORM_OF_OPTIMIZER)}"
         )
-    known = f"{', '.join(_OF_OPTIMIZERS)}{nearest(optimizer, _OF_OPTIMIZERS)}"
-    require(optimizer in _OF_OPTIMIZERS, f"optimizer {optimizer!r} is not one of {known}")
-    return _OF_OPTIMIZERS[optimizer]
+    known = f"{', '.join(FORM_OF_OPTIMIZER)}{nearest(optimizer, FORM_OF_OPTIMIZER)}"
+    require(optimizer in FORM_OF_OPTIMIZER, f"optimizer {optimizer!r} is not one of {known}")
+    return FORM_OF_OPTIMIZER[optimizer]
 
 
 def edge(optimizer: str, *, beta1: float, momentum: float, decay: float = 0.0) -> float:

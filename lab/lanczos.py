@@ -46,6 +46,10 @@ class Krylov(NamedTuple):
     basis_CMB: jax.Array
     steps: jax.Array
 
+    def without_basis(self) -> "Krylov":
+        """What `ritz` needs, without the basis, which is large."""
+        return self._replace(basis_CMB=self.basis_CMB[:0])
+
 
 @dataclass(frozen=True)
 class Ritz:

@@ -34,9 +34,9 @@ from jax.flatten_util import ravel_pytree
 from lab import batch, curvature, schedule, spectrum
 from lab.check import require
 from lab.config import RunConfig, SharpnessConfig
-from lab.config.probe import SPECTRA
+from lab.config.probe import KIND, SCHEMA, SPECTRA
 from lab.corpus import Corpus
-from lab.edge import edge
+from lab.edge import FORM_OF_OPTIMIZER, edge
 from lab.identity import digest, dump
 from lab.lanczos import Krylov, Operator, lanczos, ritz, start
 from lab.model import layout
@@ -44,7 +44,6 @@ from lab.objective import AGREEMENT, Windows, agreement, language, measured, win
 from lab.preconditioner import root
 from lab.program import Lane, Program, State, program
 
-SCHEMA = 1
 # Quantities that need no metric, and can be had for optimizers that have none.
 PLAIN = ("hessian",)
 
@@ -66,7 +65,7 @@ def probe_id(config: SharpnessConfig) -> str:
     """Identity of what is measured; when it is measured is not part of it."""
     values = dataclasses.asdict(config)
     del values["every"]
-    return digest(dump({"kind": "sharpness", "schema": SCHEMA} | values))
+    return digest(dump({"kind": KIND, "schema": SCHEMA} | values))
 
 
 def check(config: SharpnessConfig, run: RunConfig) -> None:
@@ -77,7 +76,7 @@ def check(config: SharpnessConfig, run: RunConfig) -> None:
     """
     needing = [name for name in config.names if name not in PLAIN]
     require(
-        not needing or run.optimizer.kind in ("sgd", "adam", "adamw"),
+        not needing or run.optimizer.kind in FORM_OF_OPTIMIZER,
         f"probe.quantities={config.quantities}: {' and '.join(needing)} need a preconditioner, which "
         f"optimizer.kind={run.optimizer.kind} has not: use --set probe.quantities=hessian",
     )
@@ -190,7 +189,7 @@ class Probe:
         for name in warm:
             start_N = start(key, gradient_N, warm[name])
             krylov = lanczos(operators[name], start_N, self.config.steps, limit=limit)
-            found[name], tops[name] = _coefficients(krylov), _top(krylov, gradient_N.size)
+            found[name], tops[name] = krylov.without_basis(), _top(krylov, gradient_N.size)
         return found | self._others(operators["preconditioned"], key, scale_N, gradient_N), tops
 
     def _scale(self, lane: Lane, state: State, gradient_N: jax.Array) -> jax.Array:
@@ -216,7 +215,7 @@ class Probe:
             def one(number: jax.Array) -> Any:
                 mask_N = (self._block_N == number).astype(gradient_N.dtype)
                 start_N = mask_N * start(key, gradient_N)
-                return _coefficients(lanczos(curvature.scaled(matvec, mask_N), start_N, self.config.steps))
+                return lanczos(curvature.scaled(matvec, mask_N), start_N, self.config.steps).without_basis()
 
             found["blocks"] = jax.lax.map(one, jnp.arange(len(self._names)))
         return found
@@ -254,11 +253,6 @@ def _edge(
     threshold = edge(run.optimizer.kind, decay=decay, **hyper)
     top = quantities["preconditioned"]["values"][0]
     return {"threshold": threshold, "ratio": None if top is None else lr * top / threshold}
-
-
-def _coefficients(krylov: Krylov) -> Krylov:
-    """A Lanczos run without its basis, which is large."""
-    return krylov._replace(basis_CMB=jnp.zeros((0,), krylov.alpha_M.dtype))
 
 
 def _top(krylov: Krylov, size: int) -> jax.Array:

@@ -89,8 +89,7 @@ def quadrature(matvec: Operator, key: jax.Array, like_N: jax.Array, probes: int,
     _require_two(probes)
 
     def one(key: jax.Array) -> Krylov:
-        krylov = lanczos(matvec, start(key, like_N), steps)
-        return krylov._replace(basis_CMB=krylov.basis_CMB[:0])
+        return lanczos(matvec, start(key, like_N), steps).without_basis()
 
     return jax.lax.map(one, jax.random.split(key, probes))
 

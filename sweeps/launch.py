@@ -79,8 +79,10 @@ def _planned(sweep: Sweep, runs: Sequence[Run]) -> list[Group]:
 
 def _usable_fork(sweep: Sweep, groups: Sequence[Group], root: Path, unit_id: str) -> bool:
     """Whether a unit's fork is there, and nothing is to be measured on the way to it."""
-    if sweep.probe is None or not forked(root, unit_id):
-        return forked(root, unit_id)
+    if not forked(root, unit_id):
+        return False
+    if sweep.probe is None:
+        return True
     (unit,) = (unit for group in groups for unit in group.units if unit.unit_id == unit_id)
     return not any(measurement.owed(sweep.probe, stage, root) for stage in unit.stages)
 

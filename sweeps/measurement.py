@@ -14,6 +14,7 @@ import numpy as np
 
 from lab import corpus, sharpness, store, train
 from lab.config import SharpnessConfig
+from lab.config.probe import KIND, SCHEMA
 from sweeps import probe_cost
 from sweeps.plan import Group, Unit
 from sweeps.stage import Stage
@@ -34,12 +35,15 @@ class Meter:
         """Whether a job that goes on from `step` has passed a point that is not there."""
         return any(stop < step for stop in self.stops)
 
-    def measure(self, snapshot: train.Snapshot, *, due: bool | None = None) -> None:
-        """Write the points of a snapshot's step, if any are due there; `due` says so for any step."""
+    def measure_if_due(self, snapshot: train.Snapshot) -> None:
+        """Write the points that are due at a snapshot's step."""
+        if snapshot.step in self.stops:
+            self.measure(snapshot)
+
+    def measure(self, snapshot: train.Snapshot) -> None:
+        """Write the points of a snapshot's step; those that are there stay."""
         import jax
 
-        if not (snapshot.step in self.stops if due is None else due):
-            return
         jax.block_until_ready(snapshot.state)
         begun = time.perf_counter()
         found = self._compiled().measure(snapshot.state)
@@ -60,7 +64,7 @@ class Meter:
     def _write(self, run: Run, lane: int, step: int, found: dict[str, Any], seconds: float) -> None:
         hyper = self._job.lane.hyper
         momenta = {name: float(np.asarray(getattr(hyper, name))[lane]) for name in ("beta1", "momentum")}
-        identity = {"run_id": run.run_id, "probe_id": self._id, "schema": sharpness.SCHEMA, "kind": "sharpness"}
+        identity = {"run_id": run.run_id, "probe_id": self._id, "schema": SCHEMA, "kind": KIND}
         point = sharpness.point(self._compiled(), run.config, found, step=step, hyper=momenta)
         where = {"unit": self._unit.unit_id, "lane": lane, "lanes": self._unit.execution.lanes}
         path = store.point_file(self._root, run.run_id, self._id, step)

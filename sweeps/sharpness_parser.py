@@ -34,7 +34,6 @@ def run(options: argparse.Namespace) -> int:
     """Measure every state, write its points, and print the newest of each run."""
     from analysis.sharpness.newest import newest_plain, newest_table
     from analysis.sharpness.points import read
-
     from lab import store
     from lab.sharpness import probe_id
     from sweeps import saved
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         for state in states:
             check(config, [run for stage in state.unit.stages for run in stage.runs])
         for state in states:
-            Meter(config, state.unit, state.job, root).measure(state.snapshot, due=True)
+            Meter(config, state.unit, state.job, root).measure(state.snapshot)
     found = read(root, probe_id(config))
     measured = {run.run_id for state in states for stage in state.unit.stages for run in stage.runs}
     found = dataclasses.replace(found, frame=found.frame[found.frame["run_id"].isin(measured)])

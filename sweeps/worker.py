@@ -133,10 +133,10 @@ def _checkpointed(
     """Train and measure, saving a resume point at the configured pace and when a stop is asked for."""
     last = time.perf_counter()
     if meter is not None:
-        meter.measure(begin)
+        meter.measure_if_due(begin)
     for snapshot in train.train(job, begin, meter.stops if meter is not None else ()):
         if meter is not None:
-            meter.measure(snapshot)
+            meter.measure_if_due(snapshot)
         yield snapshot
         due = time.perf_counter() - last > unit.settings.checkpoint_seconds
         if snapshot.step < job.steps and (stop.asked or due):

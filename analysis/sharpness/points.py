@@ -17,9 +17,8 @@ import pandas as pd
 from analysis.results import SEED_AXES, Results, load
 from lab import store
 from lab.check import InputError, require
-from lab.config.probe import SPECTRA
+from lab.config.probe import KIND, SCHEMA, SPECTRA
 
-KIND, SCHEMA = "sharpness", 1
 SIZE_AXES = ("model.width", "model.depth")
 RATE_AXIS = "optimizer.lr"
 SEEDS = ["seed_init", "seed_data"]

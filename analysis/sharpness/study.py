@@ -15,7 +15,6 @@ from analysis.sharpness.points import RATE_AXIS, Points
 from analysis.sharpness.track import Track, change, common, tracks, without
 
 NAMES = "parametrization.name"
-_RULES = "parametrization."
 REFERENCE = "mup"  # what other parametrizations are contrasted with
 # Quantities that are judged, where a store has them; `CHANGES` also as the change since initialisation.
 JUDGED = (
@@ -111,13 +110,12 @@ def contrasts(found: list[Study], reference: str = REFERENCE) -> list[tuple[Stud
     """(study, the reference's, size, contrast) for every other parametrization, quantity and size.
 
     Groups are matched on their other axes; rates, which parametrizations may have each their own of, by their order
-    where both have as many, else by value.  Other axes of the parametrization (an alignment that only one of them has)
-    may differ where that leaves one group to compare with.
+    where both have as many, else by value.
     """
     pairs = []
     for one in found:
         if one.track.group.get(NAMES, reference) != reference:
-            other = _counterpart(one, found, reference)
+            other = next((two for two in found if _matches(one, two, found, reference)), None)
             if other is not None:
                 shared = [size for size in one.distances if size in other.distances]
                 pairs += [(one, other, size, contrast(one.distances[size], other.distances[size])) for size in shared]
@@ -162,25 +160,16 @@ def _exponents(
     return dict(zip(distances, found, strict=True)), pooled
 
 
-def _counterpart(one: Study, found: list[Study], reference: str) -> Study | None:
-    """The study of the reference that agrees on every other axis, or the only one that agrees but for the rules'."""
-    near = [two for two in found if _matches(one, two, found, reference)]
-    rest = without(one.track.group, NAMES, RATE_AXIS)
-    exact = [two for two in near if without(two.track.group, NAMES, RATE_AXIS) == rest]
-    return exact[0] if exact else near[0] if len(near) == 1 else None
-
-
 def _matches(one: Study, two: Study, found: list[Study], reference: str) -> bool:
     same = (one.track.quantity, one.since_start) == (two.track.quantity, two.since_start)
     if not same or two.track.group.get(NAMES) != reference:
         return False
-    mine, theirs = ({k: v for k, v in study.track.group.items() if not k.startswith(_RULES)} for study in (one, two))
-    if without(mine, RATE_AXIS) != without(theirs, RATE_AXIS):
+    if without(one.track.group, NAMES, RATE_AXIS) != without(two.track.group, NAMES, RATE_AXIS):
         return False
-    own, other = _rates(one, found), _rates(two, found)
-    if len(own) != len(other):
+    mine, theirs = _rates(one, found), _rates(two, found)
+    if len(mine) != len(theirs):
         return rate(one.track.group) == rate(two.track.group)
-    return not own or own.index(rate(one.track.group)) == other.index(rate(two.track.group))
+    return not mine or mine.index(rate(one.track.group)) == theirs.index(rate(two.track.group))
 
 
 def _rates(one: Study, found: list[Study]) -> list[float]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from lab.check import check_fields, nearest, positive, require
 
+# What a probe's records say they are.
+KIND, SCHEMA = "sharpness", 1
 # Eigenvalues by one Lanczos run each; all but the first in the metric of the optimizer's update (`lab.sharpness`).
 SPECTRA = ("hessian", "preconditioned", "gauss_newton", "residual", "tangent_kernel")
 QUANTITIES = (*SPECTRA, "trace", "density", "directional", "blocks")
