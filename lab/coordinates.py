@@ -23,8 +23,9 @@ from lab.check import require
 from lab.config import ExecConfig, RunConfig
 from lab.corpus import Corpus
 from lab.device import execution, platform
+from lab.lane import Lane
 from lab.optimizer import Params
-from lab.program import Lane, Program, shape_of
+from lab.program import Program, shape_of
 from lab.transformer import Transformer
 
 BATCH = 8
@@ -110,7 +111,7 @@ def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> 
 
         return program.over_lanes(one)(lanes, first, params)
 
-    with program.precision():
+    with program.context():
         tokens = jnp.asarray(job.validation[:BATCH])
         steps = [measure(job.lane, first, snapshot.state.params, tokens)]
         steps += [measure(job.lane, first, newest.state.params, tokens) for newest in train.train(job, snapshot)]

@@ -1,10 +1,13 @@
 """Choices that follow from the device: lanes, strategy, attention, unrolling.  They never change a run's identity."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Literal
 
-from lab.config import ExecConfig, ModelConfig
+from lab.check import require
+from lab.config import ExecConfig, MeshConfig, ModelConfig
+from lab.config.mesh import ONE
 from lab.model import Forward
 
 
@@ -43,19 +46,30 @@ class Execution:
     segment: int
     forward: Forward
     accumulate: int = 1
+    mesh: MeshConfig = ONE
 
 
-def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: int) -> Execution:
-    """Choices for a group of `runs` runs of one model on a platform (`cpu`, `gpu` or `tpu`).
+def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: int, devices: int = 1) -> Execution:
+    """Choices for a group of `runs` runs of one model on `devices` of a platform (`cpu`, `gpu` or `tpu`).
 
-    The lane bucket is the device's, or the smallest power of two that holds all the runs.
+    The lane bucket is the device's for each device along the mesh's lane axis, or the smallest power of two that holds
+    all the runs.
+
+    Raises:
+        InputError: the mesh does not fit the devices or the lanes.
     """
     device = CLASSES[platform]
-    bucket = config.lanes or min(device.lanes, 1 << max(0, runs - 1).bit_length())
+    mesh = _mesh(config, devices=devices, runs=runs)
+    assert mesh.lane is not None
+    bucket = config.lanes or max(mesh.lane, min(device.lanes * mesh.lane, _bucket(runs)))
+    require(
+        bucket % mesh.lane == 0,
+        f"exec.mesh.lane={mesh.lane} does not divide the {bucket} lanes of a unit: use a power of two up to {bucket}",
+    )
     return Execution(
         lanes=bucket,
         strategy=device.strategy if config.strategy == "auto" else config.strategy,
-        group=min(device.group, bucket),
+        group=min(device.group, bucket // mesh.lane),
         segment=config.segment,
         forward=Forward(
             attention=device.attention if config.attention == "auto" else config.attention,
@@ -63,7 +77,26 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
             remat=config.remat,
         ),
         accumulate=config.accumulate or 1,
+        mesh=mesh,
     )
+
+
+def _mesh(config: ExecConfig, *, devices: int, runs: int) -> MeshConfig:
+    """The mesh with its lane axis filled in: a power of two, since lanes come in such buckets."""
+    asked = config.mesh
+    left = devices // asked.within
+    require(
+        left >= (asked.lane or 1),
+        f"exec.mesh asks for {asked.within * (asked.lane or 1)} devices, and there are {devices}: use fewer along its "
+        "axes",
+    )
+    lane = asked.lane or min(1 << (left.bit_length() - 1), config.lanes or _bucket(runs))
+    return dataclasses.replace(asked, lane=lane)
+
+
+def _bucket(runs: int) -> int:
+    """The smallest power of two that holds so many runs."""
+    return 1 << max(0, runs - 1).bit_length()
 
 
 def host_memory() -> int:
@@ -77,3 +110,10 @@ def platform() -> Literal["cpu", "gpu", "tpu"]:
 
     found = jax.default_backend()
     return found if found in ("cpu", "tpu") else "gpu"  # type: ignore[return-value]
+
+
+def device_count() -> int:
+    """JAX devices of all processes."""
+    import jax
+
+    return jax.device_count()

@@ -10,15 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from lab.sharding import spread
+
+# Marks what a linear map gives: a policy by shape would not know it again under a lane axis.
+_PRODUCT = "product"
+# What the backward pass of a block finds kept: its input alone, or the results of its matrix products too.
+REMAT: dict[str, Callable[..., bool]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+}
 
 
 @dataclass(frozen=True)
 class Forward:
-    """How the forward pass executes: never what it computes."""
+    """How the forward pass executes: never what it computes.  `remat` is a key of `REMAT`."""
 
     attention: str = "einsum"
     unroll: bool = True
-    remat: bool = False
+    remat: str = "none"
 
 
 class Linear(nnx.Module):
@@ -29,7 +40,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((fan_out,))) if bias else None
 
     def __call__(self, x_MI: jax.Array) -> jax.Array:
-        y_MO = x_MI @ self.kernel[...]
+        y_MO = checkpoint_name(x_MI @ self.kernel[...], _PRODUCT)
         return y_MO if self.bias is None else y_MO + self.bias[...]
 
 
@@ -43,10 +54,11 @@ def through(blocks: Any, x_MD: jax.Array, apply: Callable[[Any, jax.Array], jax.
     graphdef, stacked = nnx.split(blocks)
 
     def body(x_MD: jax.Array, one: Any) -> tuple[jax.Array, None]:
-        return apply(nnx.merge(graphdef, one), x_MD), None
+        return spread(apply(nnx.merge(graphdef, one), x_MD)), None
 
-    body = jax.checkpoint(body) if forward.remat else body
-    x_MD, _ = jax.lax.scan(body, x_MD, stacked, unroll=forward.unroll)
+    if forward.remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[forward.remat])
+    x_MD, _ = jax.lax.scan(body, spread(x_MD), stacked, unroll=forward.unroll)
     return x_MD
 
 

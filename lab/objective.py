@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lab.program import Lane, Program, Shape
+from lab.lane import Lane
+from lab.program import Program, Shape
 
 # Parameters and parts of a batch are pytrees.
 Params = Any

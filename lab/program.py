@@ -6,8 +6,9 @@ agree bitwise.  Everything that differs between runs of one shape is an argument
 `Lane` with a leading K axis.
 """
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,27 +18,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lab.config import ModelConfig, RunConfig
+from lab import sharding
+from lab.config import MeshConfig, ModelConfig, RunConfig
+from lab.config.mesh import ONE
 from lab.initializer import initial_params
-from lab.model import Forward, Model, abstract, layout, leaves
-from lab.optimizer import Hyper, Params, hyper, optimizer, structure
-from lab.scale import scales, setting_of
-
-
-class Lane(NamedTuple):
-    """What one run brings to a program; stacked, every leaf has a leading K axis.
-
-    `active` is false for padding, `data` says which of the U data streams the lane reads.
-    """
-
-    seed: jax.Array
-    data: jax.Array
-    active: jax.Array
-    init_std: Params
-    forward: Params
-    attention: jax.Array
-    logits: jax.Array
-    hyper: Hyper
+from lab.lane import Lane, stacked
+from lab.lane import abstract as abstract_lane
+from lab.mesh import broadcast, make, on_host, place
+from lab.model import Forward, Model, abstract, layout
+from lab.optimizer import Params, optimizer, structure
 
 
 class State(NamedTuple):
@@ -81,6 +70,7 @@ class Shape:
     segment: int
     forward: Forward
     accumulate: int = 1
+    mesh: MeshConfig = ONE
 
     @property
     def param_dtype(self) -> Any:
@@ -89,40 +79,49 @@ class Shape:
 
 
 class Program:
-    """Compiled functions of one shape.  Build it with `program(shape)`, which caches."""
+    """Compiled functions of one shape.  Build it with `program(shape)`, which caches.
 
-    def __init__(self, shape: Shape) -> None:
+    `devices` are those of its mesh: the machine's, unless it is compiled for others.
+    """
+
+    def __init__(self, shape: Shape, devices: Sequence[Any] | None = None) -> None:
         self.shape = shape
-        with self.precision():
+        with jax.enable_x64(shape.dtype == "float64"):
             self._graphdef, self._variables = abstract(shape.model, shape.length)
-            self._leaves = layout(shape.model, shape.length)
-        self._init = jax.jit(self.over_lanes(self._init_lane))
-        self._segment = jax.jit(self._segment_lanes, donate_argnums=(1,))
-        self._evaluate = jax.jit(self._evaluate_lanes)
+        self._leaves = layout(shape.model, shape.length)
+        self.mesh = make(shape.mesh, devices)
+        self.shardings = sharding.state(self._state_shapes(), self._leaves, self.mesh)
+        per_lane = sharding.lanes(self.mesh)
+        self._init = jax.jit(self.over_lanes(self._init_lane), out_shardings=self.shardings)
+        self._segment = jax.jit(self._segment_lanes, donate_argnums=(1,), out_shardings=(self.shardings, per_lane))
+        self._evaluate = jax.jit(self._evaluate_lanes, out_shardings=per_lane)
 
-    def precision(self) -> Any:
-        """A context in which float64 programs see 64-bit numbers, and others do not."""
-        return jax.enable_x64(self.shape.dtype == "float64")
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """Its mesh is set; float64 programs see 64-bit numbers, and others do not."""
+        mesh = jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
+        with jax.enable_x64(self.shape.dtype == "float64"), mesh:
+            yield
 
     def lanes(self, configs: Sequence[RunConfig]) -> tuple[Lane, tuple[int, ...]]:
-        """(stacked Lane [K], data seeds [U]) of runs of this shape.
+        """(stacked Lane [K], data seeds [U]) of runs of this shape; places beyond them hold inactive ones."""
+        with self.context():
+            host, seeds = stacked(configs, self.shape.lanes, self.shape.param_dtype)
+            return place(host, sharding.lanes(self.mesh)), seeds
 
-        Places beyond the runs are filled with inactive copies of the last one.
-        """
-        seeds = tuple(sorted({config.seed_data for config in configs}))
-        rows = [_lane(config, data=seeds.index(config.seed_data)) for config in configs]
-        rows += [rows[-1]._replace(active=_integer(False, np.bool_))] * (self.shape.lanes - len(rows))
+    def state(self, host: Any) -> State:
+        """A state [K] from whole host arrays."""
+        with self.context():
+            return place(host, self.shardings)
 
-        def stack(*values: np.ndarray) -> jax.Array:
-            array = np.stack(values)
-            return jnp.asarray(array, self.shape.param_dtype if array.dtype == np.float64 else array.dtype)
-
-        with self.precision():
-            return jax.tree.map(stack, *rows), seeds
+    def batches(self, values: np.ndarray, tokens: jax.Array | None = None) -> Batches:
+        """Batches of a segment: window starts [S, U, B] into `tokens`, or windows [S, U, B, T+1]."""
+        placed = place(values, sharding.rows(self.mesh, 2))
+        return Batches(None, None, placed) if tokens is None else Batches(tokens, placed, None)
 
     def init(self, lane: Lane) -> State:
         """Initial states [K]; a lane's values depend on its own seed and stds only."""
-        with self.precision():
+        with self.context():
             return self._init(lane)
 
     def segment(
@@ -140,17 +139,44 @@ class Program:
 
         Metrics are [K, S], zero beyond `steps`.
         """
-        with self.precision():
+        with self.context():
             return self._segment(
                 lane, state, batches, self._padded(lr), self._padded(decay), np.int32(begin), np.int32(steps)
             )
+
+    def abstract_state(self) -> State:
+        """Shapes, types and shardings of a state [K]."""
+        return _sharded(self._state_shapes(), self.shardings)
+
+    def lower(self, *, tokens: int | None, seeds: int = 1) -> jax.stages.Lowered:
+        """The segment, lowered for the devices of its mesh, with nothing on them.
+
+        `tokens` is the size of a corpus of bytes on the devices, None where batches are fed; there are `seeds` of data.
+        """
+        shape, mesh = self.shape, self.mesh
+        at = (shape.segment, seeds, shape.sequences)
+        windows = _sharded(jax.ShapeDtypeStruct((*at, shape.length + 1), np.uint16), sharding.rows(mesh, 2))
+        starts: Any = _sharded(jax.ShapeDtypeStruct(at, np.int32), sharding.rows(mesh, 2))
+        with self.context():
+            lane = abstract_lane(self._leaves, shape.lanes, shape.param_dtype)
+            column = jax.ShapeDtypeStruct((shape.segment, shape.lanes), shape.param_dtype)
+            column, number = _sharded(column, sharding.columns(mesh)), jax.ShapeDtypeStruct((), np.int32)
+            corpus: Any = None if tokens is None else jax.ShapeDtypeStruct((tokens,), np.uint8)
+            batches = Batches(
+                tokens=corpus and _sharded(corpus, sharding.whole(mesh)),
+                starts=corpus and starts,
+                windows=None if corpus else windows,
+            )
+            lanes = _sharded(lane, sharding.lanes(mesh))
+            return self._segment.lower(lanes, self.abstract_state(), batches, column, column, number, number)
 
     def evaluate(self, lane: Lane, state: State, windows: np.ndarray) -> np.ndarray:
         """Mean loss of each validation window [E, T+1], nats per token, as [K, E]."""
         rows, count = self.shape.sequences // self.shape.accumulate, windows.shape[0]
         padded = np.pad(windows, ((0, -count % rows), (0, 0))).reshape(-1, rows, windows.shape[1])
-        with self.precision():
-            losses_KCB = np.asarray(self._evaluate(lane, state, jnp.asarray(padded)), np.float64)
+        with self.context():
+            found = self._evaluate(lane, state, place(padded, sharding.rows(self.mesh, 1)))
+        losses_KCB = on_host(found).astype(np.float64)
         return losses_KCB.reshape(losses_KCB.shape[0], -1)[:, :count]
 
     def loss(self, params: Params, lane: Lane, tokens: jax.Array) -> jax.Array:
@@ -206,12 +232,16 @@ class Program:
         def mean(params: Params, part: jax.Array) -> jax.Array:
             return jnp.mean(self.loss(params, lane, part))
 
+        def gradient(params: Params, part: jax.Array) -> tuple[jax.Array, Params]:
+            loss, grads = jax.value_and_grad(mean)(params, part)
+            return loss, sharding.as_params(grads, self._leaves, self.mesh)
+
         if self.shape.accumulate == 1:
-            return jax.value_and_grad(mean)(params, tokens)
+            return gradient(params, tokens)
         parts = tokens.reshape(self.shape.accumulate, -1, tokens.shape[1])
 
         def add(total: Any, part: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(mean)(params, part)), None
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
         zero = (jnp.zeros((), self.shape.param_dtype), jax.tree.map(jnp.zeros_like, params))
         total, _ = jax.lax.scan(add, zero, parts)
@@ -256,7 +286,8 @@ class Program:
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, now)
 
         blank = jnp.zeros((self.shape.segment,), self.shape.param_dtype)
-        if self.shape.strategy == "map":  # real control flow: padding and dead lanes cost nothing
+        # Real control flow: padding and dead lanes cost nothing.  Lanes of several devices keep one pace instead.
+        if self.shape.strategy == "map" and self._lane_devices == 1:
             steps = jnp.where(lane.active & state.alive, steps, 0)
         return jax.lax.fori_loop(0, steps, body, (state, Metrics(blank, blank)))
 
@@ -267,16 +298,42 @@ class Program:
         return self.over_lanes(one)(lane, state.params)
 
     def over_lanes(self, one: Any) -> Any:
-        """`one` over the leading K axis of all its arguments, by the shape's strategy."""
+        """`one` over the leading K axis of all its arguments, by the shape's strategy.
+
+        Where the axis is dealt out over devices, each of them maps over its own lanes.
+        """
+        across = jax.vmap if self.mesh is None else functools.partial(jax.vmap, spmd_axis_name="lane")
         if self.shape.strategy == "vmap":
-            return jax.vmap(one)
+            return across(one)
         group = self.shape.group if self.shape.strategy == "both" else None
-        return lambda *args: jax.lax.map(lambda packed: one(*packed), args, batch_size=group)
+
+        def mapped(*args: Any) -> Any:
+            return jax.lax.map(lambda packed: one(*packed), args, batch_size=group)
+
+        devices = self._lane_devices
+        if devices == 1:
+            return mapped
+
+        def dealt(*args: Any) -> Any:
+            found = across(mapped)(*jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), args))
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+        return dealt
+
+    @property
+    def _lane_devices(self) -> int:
+        return self.shape.mesh.sizes[0]
 
     def _padded(self, values: np.ndarray) -> jax.Array:
-        rows = np.zeros((self.shape.segment, self.shape.lanes))
+        rows = np.zeros((self.shape.segment, self.shape.lanes), self.shape.param_dtype)
         rows[: values.shape[0]] = values
-        return jnp.asarray(rows, self.shape.param_dtype)
+        return place(rows, sharding.columns(self.mesh))
+
+    def _state_shapes(self) -> State:
+        with jax.enable_x64(self.shape.dtype == "float64"):
+            return jax.eval_shape(
+                jax.vmap(self._init_lane), abstract_lane(self._leaves, self.shape.lanes, self.shape.param_dtype)
+            )
 
     def _nest(self, params: Params) -> Any:
         return nnx.from_flat_state(
@@ -290,30 +347,6 @@ def program(shape: Shape) -> Program:
     return Program(shape)
 
 
-def _lane(config: RunConfig, *, data: int) -> Lane:
-    """One run's Lane as host float64 scalars."""
-    parameters = leaves(config)
-    found = scales(config, parameters)
-
-    def scalars(values: Any) -> Any:
-        return jax.tree.map(lambda value: np.asarray(value, np.float64), values)
-
-    return Lane(
-        seed=_integer(config.seed_init, np.uint32),
-        data=_integer(data, np.int32),
-        active=_integer(True, np.bool_),
-        init_std=scalars(found.init_std),
-        forward=scalars({path: factors.forward for path, factors in found.factors.items()}),
-        attention=scalars(found.attention),
-        logits=scalars(found.logits),
-        hyper=scalars(hyper(setting_of(config), parameters, found.factors)),
-    )
-
-
-def _integer(value: int, dtype: Any) -> Any:
-    return np.asarray(value, dtype)
-
-
 def shape_of(
     config: RunConfig,
     *,
@@ -323,6 +356,7 @@ def shape_of(
     segment: int,
     forward: Forward,
     accumulate: int = 1,
+    mesh: MeshConfig = ONE,
 ) -> Shape:
     """The program that a resolved run belongs to."""
     return Shape(
@@ -337,6 +371,7 @@ def shape_of(
         segment=segment,
         forward=forward,
         accumulate=accumulate,
+        mesh=mesh,
     )
 
 
@@ -346,3 +381,12 @@ def _batch(batches: Batches, step: jax.Array, stream: jax.Array, length: int) ->
         return batches.windows[step, stream]
     assert batches.tokens is not None and batches.starts is not None
     return batches.tokens[batches.starts[step, stream][:, None] + jnp.arange(length + 1)]
+
+
+def _sharded(shapes: Any, shardings: Any) -> Any:
+    """Shapes with shardings, of which a single one stands for all."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        broadcast(shardings, shapes),
+    )

@@ -39,10 +39,11 @@ from lab.corpus import Corpus
 from lab.edge import FORM_OF_OPTIMIZER, edge
 from lab.identity import digest, dump
 from lab.lanczos import Krylov, Operator, lanczos, ritz, start
+from lab.lane import Lane
 from lab.model import layout
 from lab.objective import AGREEMENT, Windows, agreement, language, measured, windows
 from lab.preconditioner import root
-from lab.program import Lane, Program, State, program
+from lab.program import Program, State, program
 
 # Quantities that need no metric, and can be had for optimizers that have none.
 PLAIN = ("hessian",)
@@ -139,7 +140,7 @@ class Probe:
             InputError: the loss in the precision and attention of the measurement is not the one that is trained.
         """
         warm = self._warm is not None
-        with self._program.precision():
+        with self._program.context():
             if self._warm is None:
                 cold = jax.tree.map(jnp.zeros_like, jax.vmap(lambda params: ravel_pytree(params)[0])(state.params))
                 self._warm = {name: cold for name in self.config.names if name in SPECTRA}

@@ -12,16 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from lab import batch, schedule
+from lab import batch, schedule, sharding
 from lab.check import InputError
 from lab.config import RunConfig
 from lab.corpus import Corpus, Stream, require_known
 from lab.device import Execution
-from lab.program import Batches, Lane, Metrics, Program, State, program, shape_of
+from lab.lane import Lane
+from lab.mesh import on_host, place
+from lab.program import Batches, Metrics, Program, State, program, shape_of
 from lab.record import Result
+from lab.sharding import whole
 
 # Token streams up to this size live on the device and are gathered inside the compiled step.
 DEVICE_BYTES = 256 << 20
@@ -65,7 +68,7 @@ class Snapshot:
         if self.pending is None:
             return self
         runs, done = self.loss.shape[1], self.loss.shape[0]
-        loss, grad_norm = (np.asarray(values, np.float64)[:runs, : self.step - done].T for values in self.pending)
+        loss, grad_norm = (on_host(values).astype(np.float64)[:runs, : self.step - done].T for values in self.pending)
         return Snapshot(
             self.step,
             self.state,
@@ -89,6 +92,7 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus, 
             segment=execution.segment,
             forward=execution.forward,
             accumulate=execution.accumulate,
+            mesh=execution.mesh,
         )
         for config in configs
     }
@@ -99,21 +103,14 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus, 
     compiled = program(shape)
     lane, seeds = compiled.lanes(configs)
     first = configs[0]
-    assert first.model.vocab is not None
+    sharding.check(first, execution.mesh, execution.accumulate)
     data = first.data
     starts = batch.validation_starts(corpus.validation.size, data.length, first.evaluation.sequences)
     return Job(
         configs=tuple(configs),
         program=compiled,
         lane=lane,
-        feed=Feed(
-            corpus,
-            seeds,
-            vocab=first.model.vocab,
-            sequences=data.sequences,
-            length=data.length,
-            segment=shape.segment,
-        ),
+        feed=Feed(corpus, seeds, compiled),
         validation=corpus.validation.windows(starts, data.length + 1),
         rates=_columns([schedule.rates(config)[:stop] for config in configs], shape.lanes),
         decays=_columns([schedule.decays(config)[:stop] for config in configs], shape.lanes),
@@ -136,11 +133,12 @@ def branch(job: Job, parents: Sequence[tuple[Snapshot, int]]) -> Snapshot:
         raise ValueError(f"{len(parents)} parents after {sorted(steps)} updates for {len(job.configs)} lanes")
     lanes = [*parents, *[parents[-1]] * (job.program.shape.lanes - len(parents))]
 
-    def gathered(*leaves: jax.Array) -> jax.Array:
-        return jnp.array(np.stack([np.asarray(leaf)[lane] for leaf, (_, lane) in zip(leaves, lanes, strict=True)]))
+    def gathered(*leaves: np.ndarray) -> np.ndarray:
+        return np.stack([leaf[lane] for leaf, (_, lane) in zip(leaves, lanes, strict=True)])
 
-    with job.program.precision():
-        state = jax.tree.map(gathered, *[snapshot.state for snapshot, _ in lanes])
+    with job.program.context():
+        hosts = {id(snapshot): on_host(snapshot.state) for snapshot, _ in parents}
+        state = job.program.state(jax.tree.map(gathered, *[hosts[id(snapshot)] for snapshot, _ in lanes]))
     loss, grad_norm = (
         np.stack([getattr(snapshot, name)[:, lane] for snapshot, lane in parents], axis=1)
         for name in ("loss", "grad_norm")
@@ -184,7 +182,7 @@ def finish(job: Job, snapshot: Snapshot) -> list[Result]:
     snapshot = snapshot.settled()
     windows = job.validation
     losses_KE = job.program.evaluate(job.lane, snapshot.state, windows)
-    diverged_K = np.asarray(snapshot.state.diverged)
+    diverged_K = on_host(snapshot.state.diverged)
     tokens = windows.shape[0] * (windows.shape[1] - 1)
     return [_result(snapshot.loss[:, k], losses_KE[k], int(diverged_K[k]), tokens) for k in range(len(job.configs))]
 
@@ -192,25 +190,23 @@ def finish(job: Job, snapshot: Snapshot) -> list[Result]:
 class Feed:
     """The batches of a job's segments: window starts into a corpus on the device, or the windows themselves."""
 
-    def __init__(
-        self, corpus: Corpus, seeds: Sequence[int], *, vocab: int, sequences: int, length: int, segment: int
-    ) -> None:
-        self._stream, self._seeds, self._vocab = corpus.train, tuple(seeds), vocab
-        self._sequences, self._length, self._segment = sequences, length, segment
-        batch.window_count(self._stream.size, length)
+    def __init__(self, corpus: Corpus, seeds: Sequence[int], program: Program) -> None:
+        self._stream, self._seeds, self._program = corpus.train, tuple(seeds), program
+        batch.window_count(self._stream.size, program.shape.length)
         small = self._stream.nbytes <= DEVICE_BYTES
-        self._tokens = _on_device(self._stream) if small else None
+        self._tokens = _on_device(self._stream, whole(program.mesh)) if small else None
 
     def batches(self, begin: int) -> Batches:
         """Batches of the S updates from `begin`, whatever part of them is used."""
+        shape = self._program.shape
         starts_SUB = np.stack(
             [
                 batch.starts(
                     seed,
                     begin=begin,
-                    steps=self._segment,
-                    sequences=self._sequences,
-                    length=self._length,
+                    steps=shape.segment,
+                    sequences=shape.sequences,
+                    length=shape.length,
                     tokens=self._stream.size,
                 )
                 for seed in self._seeds
@@ -218,10 +214,11 @@ class Feed:
             axis=1,
         )
         if self._tokens is not None:
-            return Batches(self._tokens, jnp.asarray(starts_SUB.astype(np.int32)), None)
-        windows = self._stream.windows(starts_SUB, self._length + 1)
-        require_known(int(windows.max()), self._vocab)  # a large corpus was only sampled when it was loaded
-        return Batches(None, None, jnp.asarray(windows))
+            return self._program.batches(starts_SUB.astype(np.int32), self._tokens)
+        windows = self._stream.windows(starts_SUB, shape.length + 1)
+        assert shape.model.vocab is not None
+        require_known(int(windows.max()), shape.model.vocab)  # a large corpus was only sampled when it was loaded
+        return self._program.batches(windows)
 
 
 def smoothed(loss: np.ndarray) -> np.ndarray:
@@ -230,9 +227,9 @@ def smoothed(loss: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _on_device(stream: Stream) -> jax.Array:
-    """The stream as one device array; units that follow each other share it."""
-    return jnp.asarray(stream.array())
+def _on_device(stream: Stream, where: NamedSharding | None) -> jax.Array:
+    """The stream as one array on every device; units that follow each other share it."""
+    return place(stream.array(), where)
 
 
 def _columns(per_run: Sequence[np.ndarray], width: int) -> np.ndarray:

@@ -68,10 +68,17 @@ def read_unit(root: Path, unit_id: str) -> Unit:
             )
             for lane in found["lanes"]
         )
-        execution = from_dict(Execution, found["execution"])
+        execution = from_dict(Execution, _with_remat(found["execution"]))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
     return Unit(unit_id, stages, execution, ExecConfig())
+
+
+def _with_remat(execution: dict[str, Any]) -> dict[str, Any]:
+    """An execution as it is written now: remat was once yes or no."""
+    forward = dict(execution["forward"])
+    forward["remat"] = {False: "none", True: "full"}.get(forward["remat"], forward["remat"])
+    return execution | {"forward": forward}
 
 
 def newest(root: Path, unit_id: str) -> Saved | None:
@@ -168,7 +175,7 @@ def _abstract(job: train.Job, steps: int = 0) -> dict[str, Any]:
     import jax
 
     metrics = np.zeros((steps, job.program.shape.lanes))
-    with job.program.precision():
+    with job.program.context():
         return {"state": jax.eval_shape(job.program.init, job.lane), "loss": metrics, "grad_norm": metrics}
 
 
@@ -179,7 +186,7 @@ def _restored(job: train.Job, folder: Path, name: str, remedy: str) -> train.Sna
 
 
 def _tree_of(folder: Path, name: str, job: train.Job, like: Any, remedy: str) -> Any:
-    with job.program.precision():
+    with job.program.context():
         try:
             return checkpoint.restore(folder, name, like)
         except Exception as error:

@@ -23,12 +23,13 @@ from lab.curvature import (
     tangent_kernel,
 )
 from lab.lanczos import Operator, lanczos, ritz, start
+from lab.lane import Lane
 from lab.model import Forward, layout
 from lab.objective import Objective, Windows, language, measured, windows
 from lab.optimizer import optimizer
 from lab.override import apply
 from lab.preconditioner import adam_state, denominator, root
-from lab.program import Lane, Program, State, program, shape_of
+from lab.program import Program, State, program, shape_of
 from lab.spectrum import density, quadrature, trace
 
 KEY = jax.random.key(0, impl="threefry2x32")
@@ -86,7 +87,7 @@ def sample(count: int) -> jax.Array:
 def measurements(base: RunConfig) -> Case:
     made, lanes = build(base, dtype="float64", model__depth=2, optimizer__clip=100.0)
     lane, tokens = first(lanes), sample(3)
-    with made.precision():
+    with made.context():
         params, leaves = random_params(made), layout(made.shape.model, made.shape.length)
         opt = optimizer("adam", lane.hyper, leaves, jnp.asarray(0.0), jnp.asarray(0.0)).init(params)
         state = State(params, opt, jnp.asarray(True), jnp.asarray(-1, jnp.int32))
@@ -114,7 +115,7 @@ def measurements(base: RunConfig) -> Case:
 @pytest.fixture
 def case(measurements: Case) -> Iterator[Case]:
     """The same, with 64-bit numbers for the length of a test."""
-    with measurements.program.precision():
+    with measurements.program.context():
         yield measurements
 
 

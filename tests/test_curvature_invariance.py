@@ -19,10 +19,11 @@ from jax.flatten_util import ravel_pytree
 from lab.config import ModelConfig, OptimizerConfig, ParametrizationConfig, RunConfig, ScheduleConfig
 from lab.curvature import directional, hessian, loss_and_gradient
 from lab.lanczos import lanczos, ritz, ritz_vectors, start
+from lab.lane import Lane
 from lab.model import Forward
 from lab.objective import AGREEMENT, Windows, agreement, language, measured, windows
 from lab.override import apply
-from lab.program import Batches, Lane, Program, Shape, State, program, shape_of
+from lab.program import Batches, Program, Shape, State, program, shape_of
 from lab.transformer import ATTENTION, attend_einsum
 
 KEY = jax.random.key(0, impl="threefry2x32")

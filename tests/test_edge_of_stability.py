@@ -24,11 +24,12 @@ from lab.config import ModelConfig, OptimizerConfig, ParametrizationConfig, RunC
 from lab.curvature import hessian, loss_and_gradient, scaled
 from lab.edge import edge
 from lab.lanczos import Krylov, lanczos, ritz, start
+from lab.lane import Lane
 from lab.model import Forward
 from lab.objective import language, windows
 from lab.override import apply
 from lab.preconditioner import root
-from lab.program import Batches, Lane, State, program, shape_of
+from lab.program import Batches, State, program, shape_of
 
 VOCAB, LENGTH, ROWS = 32, 16, 16
 STEPS = 12

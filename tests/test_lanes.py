@@ -108,7 +108,7 @@ def test_resume_from_a_checkpoint_is_bitwise(
     first = next(iter(train.train(job, train.start(job)))).settled()
     assert 0 < first.step < job.steps
     checkpoint.save(tmp_path, "here", first.state)
-    with job.program.precision():
+    with job.program.context():
         state = checkpoint.restore(tmp_path, "here", train.start(job).state)
     resumed = train.Snapshot(first.step, state, first.loss, first.grad_norm)
     for snapshot in train.train(job, resumed):

@@ -58,7 +58,9 @@ def test_zero_readout_starts_at_log_vocabulary(base: RunConfig, changes: dict[st
 
 
 @pytest.mark.parametrize("changes", VARIANTS[:3], ids=str)
-@pytest.mark.parametrize("settings", [{"unroll": False}, {"remat": True}, {"attention": "xla"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"unroll": False}, {"remat": "full"}, {"remat": "dots"}, {"attention": "xla"}], ids=str
+)
 def test_execution_does_not_change_the_loss_or_its_gradient(
     base: RunConfig, changes: dict[str, object], settings: dict[str, object]
 ) -> None:
@@ -67,7 +69,7 @@ def test_execution_does_not_change_the_loss_or_its_gradient(
 
     def loss_and_gradient(**how: object):
         program, lane, params = random_params(run, **how)
-        with program.precision():
+        with program.context():
             return jax.value_and_grad(lambda p: program.loss(p, lane, tokens()).mean())(params)
 
     (plain, plain_grads), (other, other_grads) = loss_and_gradient(unroll=True), loss_and_gradient(**settings)

@@ -95,7 +95,7 @@ def test_quantities_are_those_of_the_exact_matrices(base: RunConfig, kind: str) 
     )
     probe = probe_of(config, job)
     (found,) = probe.measure(snapshot.state)
-    with job.program.precision():
+    with job.program.context():
         lane, state = jax.tree.map(lambda leaf: leaf[0], (job.lane, snapshot.state))
         objective, parts = language(job.program, lane), probe.batch.parts
         theta_N, unravel = ravel_pytree(state.params)

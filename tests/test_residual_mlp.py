@@ -16,11 +16,12 @@ from lab import coordinates, corpus, count
 from lab.config import RunConfig
 from lab.curvature import hessian
 from lab.identity import from_dict, run_id
+from lab.lane import Lane
 from lab.model import Forward, leaves
 from lab.objective import language, windows
 from lab.override import apply
 from lab.parametrization import TABLE
-from lab.program import Lane, Program, program, shape_of
+from lab.program import Program, program, shape_of
 from lab.role import Place, Role
 from lab.scale import scales
 from sweeps.cli import main
@@ -45,7 +46,7 @@ def made(config: RunConfig, **changes: object) -> tuple[Program, Lane, dict[str,
     lanes, _ = built.lanes([run])
     lane, params = jax.tree.map(lambda leaf: leaf[0], (lanes, built.init(lanes).params))
     rng = np.random.default_rng(3)
-    with built.precision():
+    with built.context():
         for path in params:
             if path.endswith("bias"):
                 params[path] = jnp.asarray(rng.normal(size=params[path].shape), built.shape.param_dtype)
@@ -57,7 +58,7 @@ def tokens(rows: int = 2) -> np.ndarray:
 
 
 def logits(built: Program, lane: Lane, params: dict[str, jax.Array], inputs: np.ndarray) -> np.ndarray:
-    with built.precision():
+    with built.context():
         return np.asarray(built.logits(params, lane, jnp.asarray(inputs))).reshape(*inputs.shape, -1)
 
 
@@ -113,13 +114,13 @@ def test_a_position_sees_its_context_and_nothing_else(mlp: RunConfig, context: i
         assert (moved[~np.array(sees)] == 0).all()
 
 
-@pytest.mark.parametrize("how", [Forward(unroll=False), Forward(remat=True)], ids=str)
+@pytest.mark.parametrize("how", [Forward(unroll=False), Forward(remat="full")], ids=str)
 def test_execution_does_not_change_the_loss_or_its_gradient(mlp: RunConfig, how: Forward) -> None:
     built, lane, params = made(mlp, model__block_layers=2)
     shape = dataclasses.replace(built.shape, forward=how)
 
     def value(built: Program) -> tuple[jax.Array, dict[str, jax.Array]]:
-        with built.precision():
+        with built.context():
             return jax.value_and_grad(lambda p: built.loss(p, lane, jnp.asarray(tokens())).mean())(params)
 
     (plain, gradient), (other, other_gradient) = value(built), value(program(shape))
@@ -216,7 +217,7 @@ def test_lanes_agree_with_a_run_alone(mlp: RunConfig) -> None:
 
 def test_hessian_against_autodiff(mlp: RunConfig) -> None:
     built, lane, params = made(mlp, model__width=3, parametrization__base_width=3, model__block_layers=2)
-    with built.precision():
+    with built.context():
         objective, parts = language(built, lane), windows(jnp.asarray(tokens()), parts=2)
         theta_N, unravel = ravel_pytree(params)
         found = jax.lax.map(jax.jit(hessian(objective, params, parts)), jnp.eye(theta_N.size))

@@ -1,50 +1,183 @@
-"""Lanes over devices: a program whose lane axis is sharded needs no communication."""
+"""Lanes, batches and states over eight devices: the same numbers as one device, and the communication that is expected.
 
+Each case runs in a process of its own, which has eight CPU devices.
+"""
+
+import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-CODE = """
-import re, sys
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-import jax.numpy as jnp
-import numpy as np
-from lab.config import RunConfig
+from lab.check import InputError
+from lab.config import ExecConfig, MeshConfig, ModelConfig, RunConfig
 from lab.device import execution
-from lab.config import ExecConfig
 from lab.override import apply
-from lab.program import Batches, program, shape_of
+from lab.sharding import check
 
-base = apply(RunConfig(), {"model.width": 16, "model.head_dim": 8, "parametrization.base_width": 16})
-runs = [apply(base, {"optimizer.lr": lr}).resolve(vocab=256, fingerprint="x") for lr in (0.1, 0.2, 0.3, 0.4)]
-how = execution(ExecConfig(lanes=4, strategy="vmap"), runs[0].model, platform="cpu", runs=4)
-shape = shape_of(runs[0], lanes=4, strategy="vmap", group=1, segment=4, forward=how.forward)
-compiled = program(shape)
-lane, _ = compiled.lanes(runs)
-state = compiled.init(lane)
-mesh = jax.make_mesh((4,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
-spread, copied = (jax.NamedSharding(mesh, spec) for spec in (jax.P("lane"), jax.P()))
-columns = jax.NamedSharding(mesh, jax.P(None, "lane"))
-lane, state = jax.device_put((lane, state), spread)
-tokens = jnp.zeros(5000, jnp.uint8)
-starts = jnp.zeros((4, 1, 16), jnp.int32)
-batches = jax.device_put(Batches(tokens, starts, None), copied)
-rates = jax.device_put(jnp.ones((4, 4)), columns)
-text = compiled._segment.lower(lane, state, batches, rates, rates, np.int32(0), np.int32(4)).compile().as_text()
-found = re.findall(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", text)
-print("collectives:", len(found))
-assert "sharding={devices=[4" in text or "num_partitions=4" in text
-# the control: a sum over lanes does communicate
-summed = jax.jit(lambda s: jax.tree.map(lambda x: x.sum(0), s.params), out_shardings=copied)
-control = summed.lower(state).compile().as_text()
-print("control:", len(re.findall(r"all-reduce", control)) > 0)
+PRELUDE = """
+import json, re, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+from lab import corpus, train
+from lab.config import ExecConfig, MeshConfig, RunConfig
+from lab.device import execution
+from lab.mesh import on_host
+from lab.override import apply
+from lab.program import Program
+
+BASE = apply(RunConfig(), {
+    "model.width": 32, "model.head_dim": 8, "parametrization.base_width": 16, "schedule.steps": 4,
+    "schedule.decay_fraction": 0.5, "data.sequences": 8, "data.length": 16, "evaluation.sequences": 20,
+    "data.corpus": "python-stdlib",
+})
+
+def job(mesh, changes={}, rates=(2**-7, 2**-6, 2**-5, 2**-4), devices=8, **settings):
+    found = corpus.load(BASE.data)
+    runs = [
+        apply(BASE, {"optimizer.lr": rate, **changes}).resolve(vocab=found.vocab, fingerprint=found.fingerprint)
+        for rate in rates
+    ]
+    settings = {"strategy": "vmap", "segment": 4, "unroll": False, **settings}
+    how = execution(
+        ExecConfig(mesh=mesh, **settings), runs[0].model, platform="cpu", runs=len(runs), devices=devices
+    )
+    return train.prepare(runs, how, found)
+
+def trained(job):
+    *_, last = train.train(job, train.start(job))
+    return last.settled(), train.finish(job, last)
+
+def numbers(job):
+    last, results = trained(job)
+    return last.loss, np.array([r.validation_loss for r in results]), on_host(last.state.params)
+
+def apart(one, other):
+    return [float(np.abs(a - b).max()) for a, b in zip(one[:2], other[:2])] + [
+        max(float(np.abs(one[2][path] - other[2][path][: len(one[2][path])]).max()) for path in one[2])]
+
+def collectives(program):
+    text = program.lower(tokens=5000).compile().as_text()
+    return sorted(set(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)", text)))
+
+ONE = MeshConfig(lane=1)
 """
 
 
+def run(code: str) -> Any:
+    """What a piece of code prints as JSON, with eight devices."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PRELUDE + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
 @pytest.mark.slow
-def test_sharded_lanes_compile_to_zero_collectives() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "collectives: 0\ncontrol: True\n"
+def test_sharded_lanes_agree_with_one_device_and_never_communicate() -> None:
+    """`vmap` and `map` over four devices, and lanes that are padded; a mesh over which batches are cut communicates."""
+    found = run("""
+alone = numbers(job(ONE, lanes=4))
+spread = {name: job(MeshConfig(lane=4), lanes=lanes, strategy=strategy)
+          for name, lanes, strategy in (("vmap", 4, "vmap"), ("map", 8, "map"), ("both", 8, "both"))}
+control = job(MeshConfig(lane=1, data=2), lanes=4)
+print(json.dumps({
+    "apart": {name: apart(alone, numbers(one)) for name, one in spread.items()},
+    "collectives": {name: collectives(one.program) for name, one in spread.items()},
+    "control": collectives(control.program),
+    "devices": len(spread["vmap"].lane.seed.sharding.device_set),
+}))
+""")
+    assert found["devices"] == 4
+    for name, (loss, validation, params) in found["apart"].items():
+        assert loss < 1e-5 and validation < 1e-5 and params < 1e-4, name
+    assert found["collectives"] == {"vmap": [], "map": [], "both": []}
+    assert "all-reduce" in found["control"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer.kind": "muon", "model.mlp": "swiglu"}, {"optimizer.kind": "adafactor", "model.tied": True}],
+    ids=lambda changes: changes["optimizer.kind"],
+)
+def test_optimizers_that_look_at_whole_tensors_agree_on_a_mesh(changes: dict[str, Any]) -> None:
+    found = run(f"""
+changes = {changes!r}
+alone, mesh = (job(mesh, changes, (2**-7, 2**-6), lanes=2) for mesh in (ONE, MeshConfig(lane=2, fsdp=2, tensor=2)))
+print(json.dumps(apart(numbers(alone), numbers(mesh))))
+""")
+    assert max(found[:2]) < 2e-4 and found[2] < 2e-3
+
+
+@pytest.mark.slow
+def test_data_fsdp_and_tensor_sharding_agree_with_one_device() -> None:
+    found = run("""
+meshes = {
+    "data": MeshConfig(lane=1, data=4), "fsdp": MeshConfig(lane=1, fsdp=4), "tensor": MeshConfig(lane=1, tensor=4),
+    "lane x fsdp": MeshConfig(lane=2, fsdp=2),
+}
+alone = numbers(job(ONE, {}, (2**-7, 2**-6), lanes=2))
+jobs = {name: job(mesh, {}, (2**-7, 2**-6), lanes=2) for name, mesh in meshes.items()}
+print(json.dumps({
+    "apart": {name: apart(alone, numbers(one)) for name, one in jobs.items()},
+    "collectives": {name: collectives(one.program) for name, one in jobs.items()},
+    "bytes": {name: max(sum(s.data.nbytes for leaf in jax.tree.leaves(train.start(one).state.params)
+                            for s in leaf.addressable_shards if s.device.id == d) for d in range(4))
+              for name, one in jobs.items()},
+}))
+""")
+    for name, (loss, validation, params) in found["apart"].items():
+        assert loss < 2e-4 and validation < 2e-4 and params < 2e-3, name
+    assert found["collectives"]["data"] == ["all-reduce"]
+    assert "all-gather" in found["collectives"]["fsdp"] and "all-reduce" in found["collectives"]["tensor"]
+    # Matrices are most of the state; gains are whole everywhere.
+    assert found["bytes"]["fsdp"] < 0.3 * found["bytes"]["data"]
+    assert found["bytes"]["tensor"] < 0.3 * found["bytes"]["data"]
+    assert found["bytes"]["lane x fsdp"] < 0.3 * found["bytes"]["data"]
+
+
+@pytest.mark.slow
+def test_accumulation_remat_bfloat16_and_float64_on_a_mesh() -> None:
+    found = run("""
+mesh = MeshConfig(lane=1, fsdp=2, tensor=2)
+cases = {
+    "accumulate": ({}, {"accumulate": 2, "remat": "dots"}), "float64": ({"dtype": "float64"}, {"remat": "full"}),
+    "bfloat16": ({"dtype": "bfloat16"}, {}),
+}
+print(json.dumps({name: apart(numbers(job(ONE, changes, (2**-6,))), numbers(job(mesh, changes, (2**-6,), **settings)))
+                  for name, (changes, settings) in cases.items()}))
+""")
+    limits = {"float64": 1e-12, "bfloat16": 0.05}
+    for name, (loss, validation, _) in found.items():
+        assert max(loss, validation) < limits.get(name, 2e-4), name
+    assert found["bfloat16"][0] > 1e-5  # the control: the comparison sees rounding
+
+
+def test_a_mesh_that_does_not_fit_is_refused_in_one_line() -> None:
+    run_config = apply(RunConfig(), {"model.width": 48, "model.head_dim": 16, "parametrization.base_width": 16})
+    resolved = run_config.resolve(vocab=256, fingerprint="x")
+    for mesh, words in (
+        (MeshConfig(lane=1, data=5), "does not divide data.sequences=16"),
+        (MeshConfig(lane=1, fsdp=32), "does not divide data.sequences=16"),
+        (MeshConfig(lane=1, fsdp=16, data=1), None),
+        (MeshConfig(lane=1, tensor=2), "does not divide model.heads=3"),
+    ):
+        if words is None:
+            check(resolved, mesh, 1)
+            continue
+        with pytest.raises(InputError, match=words):
+            check(resolved, mesh, 1)
+    with pytest.raises(InputError, match=r"asks for 8 devices, and there are 4"):
+        execution(ExecConfig(mesh=MeshConfig(fsdp=8)), resolved.model, platform="cpu", runs=4, devices=4)
+    with pytest.raises(InputError, match=r"exec.mesh.lane=3 does not divide the 4 lanes"):
+        execution(ExecConfig(lanes=4, mesh=MeshConfig(lane=3)), resolved.model, platform="cpu", runs=4, devices=4)
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "runs", "lanes", "lane"),
+    [("gpu", 8, 500, 128, 8), ("gpu", 6, 500, 64, 4), ("gpu", 8, 3, 4, 4), ("gpu", 1, 500, 16, 1), ("cpu", 1, 9, 4, 1)],
+)
+def test_lanes_use_every_device_of_a_box(platform: str, devices: int, runs: int, lanes: int, lane: int) -> None:
+    how = execution(ExecConfig(), ModelConfig(), platform=platform, runs=runs, devices=devices)
+    assert (how.lanes, how.mesh.lane) == (lanes, lane)

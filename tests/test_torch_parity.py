@@ -111,7 +111,7 @@ def trained(run: RunConfig, case: parity.Case) -> np.ndarray:
     job = job_of([run], lanes=1, segment=parity.STEPS)
     job = dataclasses.replace(job, feed=Given(job.program.shape.segment))
     values = parity.weights(case)
-    with job.program.precision():
+    with job.program.context():
         # Optimizers start from zeros; drawing weights that are replaced would cost a compile.
         state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(job.program.init, job.lane))
         assert {path: leaf.shape[1:] for path, leaf in state.params.items()} == {p: v.shape for p, v in values.items()}

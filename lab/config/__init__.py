@@ -7,6 +7,7 @@ derived (`None`): `resolve` fills them in, so that two ways of saying the same t
 
 from lab.config.data import DataConfig, EvaluationConfig
 from lab.config.execution import ExecConfig
+from lab.config.mesh import MeshConfig
 from lab.config.model import ModelConfig
 from lab.config.optimizer import OptimizerConfig
 from lab.config.parametrization import ParametrizationConfig
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "ExecConfig",
+    "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParametrizationConfig",

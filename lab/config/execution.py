@@ -1,9 +1,10 @@
 """How runs are executed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lab.check import check_fields, positive, require
+from lab.config.mesh import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,8 @@ class ExecConfig:
 
     None and `auto` are chosen from the device and the shape (`lab.device`).  `accumulate` is the number of equal parts
     that a batch is cut into, whose gradients are added up; None cuts only what does not fit the device's memory.
+    `remat` is what the backward pass computes anew instead of keeping it: nothing, all but matrix products (`dots`), or
+    all of a block but its input (`full`).  `mesh` arranges the devices.
     """
 
     lanes: int | None = None
@@ -19,10 +22,11 @@ class ExecConfig:
     segment: int = 64
     attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
     unroll: bool | None = None
-    remat: bool = False
+    remat: Literal["none", "dots", "full"] = "none"
     accumulate: int | None = None
     checkpoint_seconds: float = 60.0
     keep: Literal["final", "none"] = "final"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, "exec")
