@@ -200,7 +200,8 @@ def _built(cls: type[T], table: Mapping[str, Any], section: str) -> T:
     """A dataclass from a table with exactly its fields; tables in it become the dataclasses of their fields."""
     hints = type_hints(cls)
     for key in table:
-        require(key in hints, f"unknown key {section}{key}{nearest(key, hints)}")
+        if key not in hints:
+            raise InputError(f"unknown key {section}{key}{nearest(key, hints)}")
     values = dict(table)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING

@@ -23,6 +23,10 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     show = command(actions, "show", _show, "all figures of a machine, and how to start a sweep on it", "v5e-16")
     show.add_argument("name", metavar="NAME", help="a name of lrlab tpu list")
     show.add_argument("--json", action="store_true", help="print as JSON")
+    does = "what two campaigns of learning-rate runs would cost, by a model of time: the tables of docs/campaigns.md"
+    cost = command(actions, "campaign", _campaign, does, "--on v5e-256,h100-8")
+    cost.add_argument("--on", metavar="NAME1,NAME2", help="machines (default: five of them)")
+    cost.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -38,6 +42,18 @@ def _show(options: argparse.Namespace) -> int:
 
     found = machine.named(options.name)
     print(json.dumps(dataclasses.asdict(found), indent=1) if options.json else text(found))
+    return 0
+
+
+def _campaign(options: argparse.Namespace) -> int:
+    from sweeps import campaign_table, machine
+
+    chosen = campaign_table.MACHINES if options.on is None else [name.strip() for name in options.on.split(",")]
+    machines = [machine.named(name) for name in chosen]
+    if options.json:
+        print(json.dumps(campaign_table.costs(machines), indent=1))
+    else:
+        print(campaign_table.markdown(machines))
     return 0
 
 
