@@ -15,6 +15,7 @@ from sweeps import (
     fit_parser,
     horizon_parser,
     laws_parser,
+    machine_parser,
     predict_parser,
     schedule_parser,
     settings,
@@ -86,6 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     schedule_parser.add(commands, _command)
     sharpness_parser.add(commands, _command)
     laws_parser.add(commands, _command)
+    machine_parser.add(commands, _command)
     doctor = _command(commands, "doctor", _doctor, "backend, devices, memory, versions, extras", "--json")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     return parser, tuple(commands.choices)

@@ -14,6 +14,7 @@ from sweeps.column import counted
 from sweeps.plan import Group
 from sweeps.progress import clock
 from sweeps.sweep import Sweep, resolved
+from sweeps.this_machine import here
 
 
 def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
     """
     runs, kind = resolved(sweep, smoke=smoke), platform()
     groups = planning.plan(runs, sweep.execution, platform=kind, probe=sweep.probe)
-    device = planning.device(kind)
+    machine = here(kind)
     units = [unit for group in groups for unit in group.units]
     alone, planned = planning.steps(groups)
     if sweep.probe is not None:
@@ -52,12 +53,12 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
         "flops": planning.flops(units),
         "probe_flops": probing,
         "memory_bytes": max(planning.memory(group, sweep.probe) for group in groups),
-        "seconds": planning.seconds(groups, device, extra=probing),
+        "seconds": planning.seconds(groups, machine, extra=probing),
         "device": {
-            "name": device.name,
-            "peak_flops": device.peak_flops,
-            "efficiency": device.efficiency,
-            "memory_bytes": device.memory_bytes,
+            "name": machine.name,
+            "peak_flops": machine.peak(),
+            "efficiency": machine.efficiency.lanes,
+            "memory_bytes": machine.memory_bytes,
         },
         "groups": [_group(group, sweep.probe) for group in groups],
     }

@@ -1,21 +1,21 @@
 """Planning: runs grouped by program, merged into stages, packed into units, with their cost before it is paid."""
 
 import dataclasses
-import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from lab import corpus, count
 from lab.check import require
 from lab.config import ExecConfig, ModelConfig, SharpnessConfig
-from lab.device import Execution, execution, host_memory
+from lab.device import Execution, execution
 from lab.identity import digest, dump
 from lab.optimizer import structure
 from sweeps import probe_cost
+from sweeps.machine import Machine
 from sweeps.stage import Stage, stages
 from sweeps.sweep import Run
+from sweeps.this_machine import here
 
 COMPILE_SECONDS = 4.0
 
@@ -77,16 +77,6 @@ class Group:
         kind = f"mlp of {self.model.block_layers} layers per block, " if self.model.kind == "mlp" else ""
         shape = f"{kind}width {self.model.width} depth {self.model.depth} batch {self.sequences}x{self.length}"
         return f"{shape} {self.optimizer} {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Device:
-    """Figures of a device kind, from `tpu_configs/NAME.toml`."""
-
-    name: str
-    peak_flops: float
-    efficiency: float
-    memory_bytes: float
 
 
 def plan(
@@ -179,41 +169,15 @@ def memory(group: Group, probe: SharpnessConfig | None = None) -> int:
     return _memory(group.runs[0], group.units[0].execution, probe)
 
 
-def seconds(groups: Sequence[Group], device: Device, *, extra: float = 0.0) -> float:
-    """Estimated time: FLOPs (`extra`: of a probe) over the device's usual rate, and a compile per program."""
+def seconds(groups: Sequence[Group], machine: Machine, *, extra: float = 0.0) -> float:
+    """Estimated time: FLOPs (`extra`: of a probe) over the machine's usual rate, and a compile per program."""
     work = extra + sum(flops(group.units) for group in groups)
-    return work / (device.peak_flops * device.efficiency) + COMPILE_SECONDS * len(groups)
-
-
-def device(platform: str) -> Device:
-    """Figures of the platform; a CPU's peak is measured by a short matrix product, its memory is the machine's."""
-    name, found = _figures(platform)
-    return Device(name, found.get("peak_flops") or _measured_flops(), found["efficiency"], _capacity(platform))
-
-
-def _figures(platform: str) -> tuple[str, dict[str, Any]]:
-    name = {"cpu": "cpu", "gpu": "h200-1", "tpu": "v5e-4"}[platform]
-    return name, tomllib.loads(resources.files("tpu_configs").joinpath(f"{name}.toml").read_text())
+    return work / (machine.peak() * machine.efficiency.lanes) + COMPILE_SECONDS * len(groups)
 
 
 def _capacity(platform: str) -> float:
-    """Bytes of the platform's memory."""
-    return _figures(platform)[1]["memory_gib"] * 2.0**30 or host_memory()
-
-
-def _measured_flops(size: int = 1024) -> float:
-    """float32 FLOP/s of numpy's matrix product here, best of five."""
-    import time
-
-    import numpy as np
-
-    a = np.ones((size, size), np.float32)
-    best = 0.0
-    for _ in range(5):
-        begun = time.perf_counter()
-        _ = a @ a
-        best = max(best, 2.0 * size**3 / (time.perf_counter() - begun))
-    return best
+    """Bytes of the platform's memory that programs may use."""
+    return here(platform).memory_bytes
 
 
 def _program_key(run: Run) -> Any:

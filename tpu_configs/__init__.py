@@ -1,1 +1,1 @@
-"""Figures of devices, one TOML each: data, read through importlib.resources; never part of a run's identity."""
+"""Machines, one TOML each: data, read through importlib.resources; never part of a run's identity."""
