@@ -31,11 +31,26 @@ def names(folder: Path) -> list[str]:
 
 
 def restore(folder: Path, name: str, like: T) -> T:
-    """The tree saved as `folder/name`, with the structure, dtypes and placement of `like` (arrays or shapes)."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+    """The tree saved as `folder/name`, with the structure and dtypes of `like` (arrays or shapes).
+
+    It is placed as the shardings of `like` say, whatever mesh it was saved from; leaves without one are whole in every
+    device.
+    """
+    whole = _whole()
+
+    def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or whole)
+
+    abstract = jax.tree.map(wanted, like)
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder.absolute() / name, abstract)
+
+
+def _whole() -> jax.sharding.Sharding:
+    if jax.process_count() == 1:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    everywhere = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.sharding.NamedSharding(everywhere, jax.sharding.PartitionSpec())
 
 
 def clear(folder: Path) -> None:

@@ -7,14 +7,13 @@ from rich.table import Table
 
 from lab import count
 from lab.config import SharpnessConfig
-from lab.device import platform
 from sweeps import measurement
 from sweeps import plan as planning
 from sweeps.column import counted
 from sweeps.plan import Group
 from sweeps.progress import clock
 from sweeps.sweep import Sweep, resolved
-from sweeps.this_machine import here
+from sweeps.this_machine import this_machine
 
 
 def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
@@ -28,9 +27,9 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
     """
-    runs, kind = resolved(sweep, smoke=smoke), platform()
-    groups = planning.plan(runs, sweep.execution, platform=kind, probe=sweep.probe)
-    machine = here(kind)
+    runs, machine = resolved(sweep, smoke=smoke), this_machine()
+    groups = planning.plan(runs, sweep.execution, machine=machine, probe=sweep.probe)
+
     units = [unit for group in groups for unit in group.units]
     alone, planned = planning.steps(groups)
     if sweep.probe is not None:

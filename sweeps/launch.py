@@ -19,6 +19,7 @@ from sweeps.progress import Monitor, clock
 from sweeps.run_list import base_digest
 from sweeps.saved import forked
 from sweeps.sweep import Run, Sweep, resolved
+from sweeps.this_machine import this_machine
 from sweeps.worker import Interrupted, StopRequest, work
 
 
@@ -72,9 +73,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
 
 
 def _planned(sweep: Sweep, runs: Sequence[Run]) -> list[Group]:
-    from lab.device import platform
-
-    return planning.plan(runs, sweep.execution, platform=platform(), probe=sweep.probe)
+    return planning.plan(runs, sweep.execution, machine=this_machine(), probe=sweep.probe)
 
 
 def _usable_fork(sweep: Sweep, groups: Sequence[Group], root: Path, unit_id: str) -> bool:

@@ -18,7 +18,8 @@ from importlib import resources
 from typing import Any, Literal, TypeVar
 
 from lab.check import InputError, check_fields, nearest, positive, require, type_hints
-from sweeps.machine_part import Efficiency, Interconnect, Mesh, Peak, Topology
+from lab.config import MeshConfig
+from sweeps.machine_part import Efficiency, Interconnect, Peak, Topology
 
 T = TypeVar("T")
 
@@ -59,8 +60,8 @@ class Machine:
     usable_hbm_gib: float
     hbm_bytes_per_second: float
     peak_flops: Peak
-    mesh: Mesh
-    train_mesh: Mesh
+    mesh: MeshConfig
+    train_mesh: MeshConfig
     efficiency: Efficiency
     launch: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -77,7 +78,8 @@ class Machine:
         known = GENERATIONS[self.generation]
         require(self.platform == known, f"platform={self.platform} is not {known}, where {self.generation} belongs")
         for word in ("mesh", "train_mesh"):
-            size = getattr(self, word).size
+            require(getattr(self, word).lane is not None, f"{word}.lane is missing")
+            size = getattr(self, word).devices
             require(size == self.devices, f"{word} has {size} places and the machine {self.devices} devices")
         require(
             self.usable_hbm_gib <= self.hbm_gib,

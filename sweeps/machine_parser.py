@@ -71,7 +71,7 @@ def table(machines: "list[Machine]") -> str:
             machine.topology.name if machine.topology else "-",
             f"{machine.usable_hbm_gib * machine.chips:,.0f}" if machine.hbm_gib else _MEASURED,
             f"{machine.peak() / 1e15:,.2f}" if machine.peak() else _MEASURED,
-            str(machine.mesh),
+            machine.mesh.label,
         )
         for machine in machines
     ]
@@ -90,8 +90,8 @@ def text(machine: "Machine") -> str:
         ("bandwidth", _rate(machine.hbm_bytes_per_second, "B/s") + " per chip"),
         ("peak", f"bfloat16 {_rate(peak.bfloat16, 'FLOP/s')}, float32 {_rate(peak.float32, 'FLOP/s')} per chip"),
         ("efficiency", f"{wide.lanes:.0%} small models in lanes, {wide.large:.0%} one large run ({wide.source})"),
-        ("sweep mesh", str(machine.mesh)),
-        ("run mesh", str(machine.train_mesh)),
+        ("sweep mesh", machine.mesh.label),
+        ("run mesh", machine.train_mesh.label),
     ]
     if machine.topology is not None:
         extra = "".join(f", {name}={value}" for name, value in machine.topology.arguments.items())

@@ -10,28 +10,6 @@ from lab.check import check_fields, positive, require
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Sizes of the mesh axes; their product is the number of devices."""
-
-    lane: int
-    data: int
-    fsdp: int
-    tensor: int
-
-    def __post_init__(self) -> None:
-        check_fields(self, "mesh")
-        positive(self, "mesh", "lane", "data", "fsdp", "tensor")
-
-    @property
-    def size(self) -> int:
-        return self.lane * self.data * self.fsdp * self.tensor
-
-    def __str__(self) -> str:
-        sizes = dataclasses.asdict(self)
-        return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one device"
-
-
-@dataclass(frozen=True)
 class Topology:
     """What `jax.experimental.topologies.get_topology_desc` needs: the name, and further keyword arguments if given."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab import corpus, count
+from lab import corpus, count, sharding
 from lab.check import require
 from lab.config import ExecConfig, ModelConfig, SharpnessConfig
 from lab.device import Execution, execution
@@ -15,7 +15,6 @@ from sweeps import probe_cost
 from sweeps.machine import Machine
 from sweeps.stage import Stage, stages
 from sweeps.sweep import Run
-from sweeps.this_machine import here
 
 COMPILE_SECONDS = 4.0
 
@@ -80,12 +79,12 @@ class Group:
 
 
 def plan(
-    runs: Sequence[Run], settings: ExecConfig, *, platform: str, probe: SharpnessConfig | None = None
+    runs: Sequence[Run], settings: ExecConfig, *, machine: Machine, probe: SharpnessConfig | None = None
 ) -> list[Group]:
     """Programs in order of first appearance, their runs merged into stages and packed into units of at most K lanes.
 
-    Packing depends on the runs and the settings alone, so the same sweep always gives the same units.  Units come
-    after those that they start from.  A probe takes memory too: batches are cut until both fit.
+    Packing depends on the runs, the settings and the machine alone, so the same sweep always gives the same units.
+    Units come after those that they start from.  A probe takes memory too: batches are cut until both fit.
     """
     by_program: dict[Any, list[Run]] = {}
     for run in runs:
@@ -101,7 +100,7 @@ def plan(
                 sequences=first.data.sequences,
                 length=first.data.length,
                 runs=tuple(members),
-                units=tuple(_units(members, settings, platform, probe)),
+                units=tuple(_units(members, settings, machine, probe)),
             )
         )
     return groups
@@ -175,11 +174,6 @@ def seconds(groups: Sequence[Group], machine: Machine, *, extra: float = 0.0) ->
     return work / (machine.peak() * machine.efficiency.lanes) + COMPILE_SECONDS * len(groups)
 
 
-def _capacity(platform: str) -> float:
-    """Bytes of the platform's memory that programs may use."""
-    return here(platform).memory_bytes
-
-
 def _program_key(run: Run) -> Any:
     config = run.config
     return (
@@ -191,7 +185,7 @@ def _program_key(run: Run) -> Any:
     )
 
 
-def _units(members: Sequence[Run], settings: ExecConfig, platform: str, probe: SharpnessConfig | None) -> list[Unit]:
+def _units(members: Sequence[Run], settings: ExecConfig, machine: Machine, probe: SharpnessConfig | None) -> list[Unit]:
     """Lanes of one unit share their updates, corpus and evaluation; all units of a program have the same K."""
     ranges: dict[Any, list[Stage]] = {}
     for stage in stages(members):
@@ -199,14 +193,16 @@ def _units(members: Sequence[Run], settings: ExecConfig, platform: str, probe: S
         key = (stage.begin, stage.end, config.data.fingerprint, config.evaluation.sequences)
         ranges.setdefault(key, []).append(stage)
     widest = max(len(same) for same in ranges.values())
-    how = execution(settings, members[0].config.model, platform=platform, runs=widest)
+    first = members[0].config
+    how = execution(settings, first.model, platform=machine.platform, runs=widest, devices=machine.devices)
     if settings.accumulate is None:
-        how = _fitting(members[0], how, _capacity(platform), probe)
+        how = _fitting(members[0], how, machine.device_memory_bytes, probe)
     sequences = members[0].config.data.sequences
     require(
         sequences % how.accumulate == 0,
         f"exec.accumulate={how.accumulate} does not divide data.sequences={sequences}: use one of its divisors",
     )
+    sharding.check(first, how.mesh, how.accumulate)
     # A stage ends after its parent does; the shortest branches come first, so that forks are given up early.
     return [
         _unit(tuple(ranges[key][i : i + how.lanes]), how, settings)
@@ -226,8 +222,13 @@ def _fitting(run: Run, how: Execution, capacity: float, probe: SharpnessConfig |
 
 
 def _memory(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
+    assert how.mesh.lane is not None
     training = count.memory_bytes(
-        run.config, lanes=how.lanes, strategy=how.strategy, group=how.group, accumulate=how.accumulate
+        run.config,
+        lanes=how.lanes // how.mesh.lane,
+        strategy=how.strategy,
+        group=how.group,
+        accumulate=how.accumulate,
     )
     return training + (probe_cost.memory(probe, run.config, how) if probe is not None else 0)
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lab.device import host_memory
+from lab.config import MeshConfig
+from lab.device import host_memory, platform
 from sweeps.machine import Machine, named, names
-from sweeps.machine_part import Mesh, Peak
+from sweeps.machine_part import Peak
 
 # What stands for a platform whose devices nobody has looked at.
 USUAL = {"cpu": "cpu", "gpu": "h200-1", "tpu": "v5e-4"}
@@ -50,6 +51,13 @@ def here(platform: str, devices: Sequence[Any] = ()) -> Machine:
     return dataclasses.replace(found, hbm_gib=max(gib, found.hbm_gib), usable_hbm_gib=gib)
 
 
+def this_machine() -> Machine:
+    """This machine with all its devices."""
+    import jax
+
+    return here(platform(), jax.devices())
+
+
 def measured(machine: Machine) -> Machine:
     """The machine with its zeros filled in by what is found here: a CPU's peak (float32) and memory."""
     if machine.platform != "cpu":
@@ -72,8 +80,8 @@ def _resized(machine: Machine, devices: int) -> Machine:
         chips_per_host=chips,
         devices_per_chip=per_chip,
         topology=None,  # the slice is here: nobody compiles for it ahead of time
-        mesh=Mesh(lane=devices, data=1, fsdp=1, tensor=1),
-        train_mesh=Mesh(lane=1, data=1, fsdp=devices, tensor=1),
+        mesh=MeshConfig(lane=devices, data=1, fsdp=1, tensor=1),
+        train_mesh=MeshConfig(lane=1, data=1, fsdp=devices, tensor=1),
     )
 
 

@@ -172,7 +172,7 @@ def _provenance(unit: Unit, attempt: int, begun: str, clock: float) -> Any:
             accumulate=unit.execution.accumulate,
             platform=device.platform,
             device=device.device_kind,
-            devices=1,
+            devices=unit.execution.mesh.devices,
             settings=unit.settings,
             started=begun,
             finished=_now(),

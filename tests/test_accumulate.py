@@ -1,5 +1,7 @@
 """Gradient accumulation: a batch in parts is the whole batch, and it is cut only where it does not fit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import resolve, trained
@@ -7,7 +9,9 @@ from conftest import resolve, trained
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
 from sweeps import plan
+from sweeps.machine import Machine
 from sweeps.sweep import Run
+from sweeps.this_machine import here
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -33,15 +37,15 @@ def test_half_a_batch_is_another_run(base: RunConfig) -> None:
     assert np.abs(half.loss - whole.loss).max() > 1e-3
 
 
-def planned(base: RunConfig, **settings: object) -> plan.Unit:
+def planned(base: RunConfig, machine: Machine | None = None, **settings: object) -> plan.Unit:
     config = resolve(base)
     settings = {"lanes": 1} | settings
-    (group,) = plan.plan([Run(run_id(config), config, {})], ExecConfig(**settings), platform="cpu")  # type: ignore[arg-type]
+    (group,) = plan.plan([Run(run_id(config), config, {})], ExecConfig(**settings), machine=machine or here("cpu"))  # type: ignore[arg-type]
     (unit,) = group.units
     return unit
 
 
-def test_a_batch_is_cut_into_the_fewest_parts_that_fit(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_cut_into_the_fewest_parts_that_fit(base: RunConfig) -> None:
     whole = planned(base)
     assert whole.execution.accumulate == 1
     config = resolve(base)
@@ -51,8 +55,8 @@ def test_a_batch_is_cut_into_the_fewest_parts_that_fit(base: RunConfig, monkeypa
     }
     assert needs[1] > needs[2] > needs[4]
     for capacity, parts in ((needs[1], 1), (needs[1] - 1, 2), (needs[2] - 1, 4), (needs[4] - 1, 1)):
-        monkeypatch.setattr(plan, "_capacity", lambda _, bytes_=capacity: bytes_)
-        assert planned(base).execution.accumulate == parts
+        machine = dataclasses.replace(here("cpu"), usable_hbm_gib=capacity / 2**30)
+        assert planned(base, machine).execution.accumulate == parts
     assert planned(base, accumulate=2).execution.accumulate == 2
     assert planned(base, accumulate=2).unit_id != whole.unit_id
 

@@ -16,6 +16,7 @@ from lab import checkpoint, corpus, store
 from lab.config import ExecConfig, RunConfig
 from sweeps import estimate, launch, plan, saved, worker
 from sweeps.sweep import Point, Run, Sweep, axis, product, replaced, resolved, zipped
+from sweeps.this_machine import here
 
 RATES = (2.0**-7, 2.0**-6, 2.0**-5, 2.0**-4)
 
@@ -113,7 +114,7 @@ class Witness:
 
 
 def pending(sweep: Sweep, root: Path) -> list[plan.Unit]:
-    groups = plan.plan(resolved(sweep), sweep.execution, platform="cpu")
+    groups = plan.plan(resolved(sweep), sweep.execution, machine=here("cpu"))
     return plan.pending(groups, store.read_records(root), lambda unit_id: saved.forked(root, unit_id))
 
 

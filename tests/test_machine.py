@@ -88,7 +88,12 @@ def test_a_gpu_has_no_topology() -> None:
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
 def test_figures_of_every_file_agree(one: Machine) -> None:
-    assert one.devices == one.mesh.size == one.train_mesh.size == one.hosts * one.chips_per_host * one.devices_per_chip
+    assert (
+        one.devices
+        == one.mesh.devices
+        == one.train_mesh.devices
+        == one.hosts * one.chips_per_host * one.devices_per_chip
+    )
     assert one.mesh.lane == one.devices
     assert one.train_mesh.lane == 1
     assert one.train_mesh.tensor <= one.chips_per_host * one.devices_per_chip

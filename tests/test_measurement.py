@@ -20,6 +20,7 @@ from sweeps import estimate, launch, measurement, plan, probe_cost, saved, worke
 from sweeps.cli import main
 from sweeps.stage import stages
 from sweeps.sweep import Sweep, axis, product, replaced, resolved
+from sweeps.this_machine import here
 
 PROBE = SharpnessConfig(sequences=4, steps=20, every=8)
 POINTS = [0, 1, 2, 4, 8, 10]
@@ -98,7 +99,7 @@ def test_points_that_are_missing_are_measured_and_others_left(base: RunConfig, t
     gone, kept = (store.point_file(tmp_path, run.run_id, sharpness.probe_id(PROBE), step) for step in (4, 8))
     gone.unlink()
     untouched = kept.stat().st_mtime_ns
-    groups = plan.plan([run], sweep.execution, platform="cpu", probe=PROBE)
+    groups = plan.plan([run], sweep.execution, machine=here("cpu"), probe=PROBE)
     assert measurement.measured(PROBE, groups, tmp_path, {run.run_id}) == set()
     run_sweep(sweep, tmp_path)
     after = points_of(tmp_path, run.run_id)
@@ -164,7 +165,7 @@ def test_a_run_that_was_interrupted_is_measured_where_it_is_and_then_in_full(
     """Interrupted without a probe: its resume point can be measured, and a probe begins anew and finds all points."""
     plain = replaced(make(base, None), {"exec.segment": [3]})
     runs, stop = resolved(plain), worker.StopRequest()
-    units = plan.pending(plan.plan(runs, plain.execution, platform="cpu"), ())
+    units = plan.pending(plan.plan(runs, plain.execution, machine=here("cpu")), ())
     launch._describe(plain, runs, tmp_path, ())
     with pytest.raises(worker.Interrupted):
         worker.work(units, tmp_path, Quitting(stop), stop)

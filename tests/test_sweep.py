@@ -12,6 +12,7 @@ from lab import store
 from lab.config import ExecConfig, RunConfig
 from sweeps import catalog, plan
 from sweeps.sweep import Run, Sweep, axis, chain, product, replaced, resolved, zipped
+from sweeps.this_machine import here
 
 RATES = (2.0**-8, 2.0**-7, 2.0**-6)
 
@@ -107,7 +108,7 @@ def ids(units: Sequence[plan.Unit]) -> list[str]:
 
 
 def planned(runs: Sequence[Run], **settings: Any) -> list[plan.Group]:
-    return plan.plan(runs, ExecConfig(**settings), platform="cpu")
+    return plan.plan(runs, ExecConfig(**settings), machine=here("cpu"))
 
 
 def test_runs_are_grouped_by_program_and_packed_into_lanes(base: RunConfig) -> None:

@@ -50,7 +50,10 @@ class MeshConfig:
     @property
     def label(self) -> str:
         """The axes that have more than one device, as in `lane 4 x fsdp 2`."""
-        return " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.sizes, strict=True) if size > 1) or "one"
+        return (
+            " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.sizes, strict=True) if size > 1)
+            or "one device"
+        )
 
 
 ONE = MeshConfig(lane=1)
