@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from lab import group
+
 T = TypeVar("T")
 
 
@@ -18,13 +20,18 @@ def save(folder: Path, name: str, tree: Any) -> None:
     path = folder.absolute() / name
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, tree, force=True)
-    for other in folder.iterdir():
-        if other.name != name:
-            shutil.rmtree(other)
+    if group.leader():  # all processes of a group have written by now
+        for other in folder.iterdir():
+            if other.name != name:
+                shutil.rmtree(other)
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the complete checkpoints in a folder."""
+    """Names of the complete checkpoints in a folder, as process 0 of a group sees it."""
+    return group.agreed(lambda: _names(folder))
+
+
+def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and "orbax-checkpoint-tmp" not in path.name)
@@ -54,5 +61,6 @@ def _whole() -> jax.sharding.Sharding:
 
 
 def clear(folder: Path) -> None:
-    """Delete every checkpoint in a folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Delete every checkpoint in a folder; of a group, process 0 does."""
+    if group.leader():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -59,7 +59,7 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
         InputError: the mesh does not fit the devices or the lanes.
     """
     device = CLASSES[platform]
-    mesh = _mesh(config, devices=devices, runs=runs)
+    mesh = _mesh(config, devices)
     assert mesh.lane is not None
     bucket = config.lanes or max(mesh.lane, min(device.lanes * mesh.lane, _bucket(runs)))
     require(
@@ -81,8 +81,11 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
     )
 
 
-def _mesh(config: ExecConfig, *, devices: int, runs: int) -> MeshConfig:
-    """The mesh with its lane axis filled in: a power of two, since lanes come in such buckets."""
+def _mesh(config: ExecConfig, devices: int) -> MeshConfig:
+    """The mesh with its lane axis filled in: a power of two, since lanes come in such buckets.
+
+    A few runs on many devices are padded with inactive lanes: in a group every process must have a part of the mesh.
+    """
     asked = config.mesh
     left = devices // asked.within
     require(
@@ -90,7 +93,7 @@ def _mesh(config: ExecConfig, *, devices: int, runs: int) -> MeshConfig:
         f"exec.mesh asks for {asked.within * (asked.lane or 1)} devices, and there are {devices}: use fewer along its "
         "axes",
     )
-    lane = asked.lane or min(1 << (left.bit_length() - 1), config.lanes or _bucket(runs))
+    lane = asked.lane or min(1 << (left.bit_length() - 1), config.lanes or left)
     return dataclasses.replace(asked, lane=lane)
 
 

@@ -29,6 +29,11 @@ def make(sizes: MeshConfig, devices: Sequence[Any] | None = None) -> jax.shardin
         sizes.devices <= len(found),
         f"the mesh {sizes.label} needs {sizes.devices} devices, and there are {len(found)}: lower exec.mesh",
     )
+    require(
+        jax.process_count() == 1 or devices is not None or sizes.devices == len(found),
+        f"the mesh {sizes.label} has {sizes.devices} of the group's {len(found)} devices: set exec.mesh so that its "
+        "axes multiply to all of them",
+    )
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(sizes.sizes, AXES, axis_types=auto, devices=found[: sizes.devices])
 

@@ -40,6 +40,7 @@ from lab.edge import FORM_OF_OPTIMIZER, edge
 from lab.identity import digest, dump
 from lab.lanczos import Krylov, Operator, lanczos, ritz, start
 from lab.lane import Lane
+from lab.mesh import on_host
 from lab.model import layout
 from lab.objective import AGREEMENT, Windows, agreement, language, measured, windows
 from lab.preconditioner import root
@@ -146,7 +147,7 @@ class Probe:
                 self._warm = {name: cold for name in self.config.names if name in SPECTRA}
             limit = jnp.asarray(self.config.warm if warm else self.config.steps)
             found, self._warm = self._measure(self._lane, state, self._warm, limit)
-        host = jax.device_get(found)
+        host = on_host(found)
         self._require_agreement(host.get("agreement", np.zeros(1)))
         return _described(host, self.config, self._names, warm=warm)
 

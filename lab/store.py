@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab import group
 from lab.check import InputError, require
 from lab.config import RunConfig
 
@@ -43,10 +44,12 @@ def point_file(root: Path, run_id: str, probe_id: str, step: int) -> Path:
 
 
 def create_exclusive(path: Path, data: bytes) -> bool:
-    """Write a file that did not exist; False if it does, which is then left as it is.
+    """Write a file that did not exist; False if it does, which is then left as it is.  Of a group, process 0 writes.
 
     The bytes are complete and on disk before the name appears (temporary file, fsync, link, fsync of the folder).
     """
+    if not group.leader():
+        return True
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -69,7 +72,9 @@ def create_exclusive(path: Path, data: bytes) -> bool:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write or replace a file; a reader sees the old bytes or the new ones."""
+    """Write or replace a file; a reader sees the old bytes or the new ones.  Of a group, process 0 writes."""
+    if not group.leader():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     with os.fdopen(handle, "wb") as file:
@@ -140,11 +145,14 @@ def pretty(value: dict[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold a store for one launcher on this machine.
+    """Hold a store for one launcher on this machine; of a group, process 0 holds it.
 
     Raises:
         InputError: another process holds it.
     """
+    if not group.leader():
+        yield
+        return
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "a+") as file:
         try:

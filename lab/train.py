@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from lab import batch, schedule, sharding
+from lab import batch, group, schedule, sharding
 from lab.check import InputError
 from lab.config import RunConfig
 from lab.corpus import Corpus, Stream, require_known
@@ -174,7 +174,11 @@ def train(job: Job, snapshot: Snapshot, stops: Sequence[int] = ()) -> Iterator[S
             snapshot = Snapshot(end, state, before.loss, before.grad_norm, metrics)
             yield snapshot
             per_step = (time.perf_counter() - begun) / steps
-            length = int(np.clip(SEGMENT_SECONDS / per_step, 1, min(limit, 4 * length)))
+            length = group.agreed(functools.partial(_next_length, per_step, min(limit, 4 * length)))
+
+
+def _next_length(seconds_per_step: float, limit: int) -> int:
+    return int(np.clip(SEGMENT_SECONDS / seconds_per_step, 1, limit))
 
 
 def finish(job: Job, snapshot: Snapshot) -> list[Result]:

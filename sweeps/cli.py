@@ -13,6 +13,7 @@ from lab.check import InputError, nearest, require
 from sweeps import (
     compare_parser,
     fit_parser,
+    group_options,
     horizon_parser,
     laws_parser,
     machine_parser,
@@ -21,6 +22,7 @@ from sweeps import (
     settings,
     sharpness_parser,
     suggest_parser,
+    supervisor,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{arguments[0]} is not a command{nearest(arguments[0], commands)}")
     options = parser.parse_args(arguments)
     try:
+        if group_options.asked(options) and not supervisor.supervised():
+            return supervisor.supervise(arguments, group_options.group_of(options).heartbeat)
         return options.run(options)
     except InputError as error:
         print(f"lrlab: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -55,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        group_options.leave(error)
+        raise
 
 
 def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
@@ -101,6 +108,7 @@ def _sweep_parser(commands: Any) -> None:
     replaces = "replace an axis or a value, as in optimizer.lr=2**-7,2**-6; exec.* changes the execution only"
     settings.add(sweep, metavar="NAME=V1,V2", help=replaces)
     _probe_option(sweep)
+    group_options.add(sweep)
     sweep.add_argument("--list", action="store_true", help="bundled sweeps: question, cost, expected picture")
     sweep.add_argument("--dry-run", action="store_true", help="print what lrlab plan prints")
     sweep.add_argument("--smoke", action="store_true", help="two steps of every run")
@@ -203,6 +211,7 @@ def _sweep(options: argparse.Namespace) -> int:
         estimate.show(estimate.estimate(sweep, smoke=options.smoke), terminal)
         return 0
     assert options.out is not None
+    group_options.join(options)
     out: Path = options.out
     root = out / "smoke" if options.smoke else out
     try:

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from lab import checkpoint, store
+from lab import checkpoint, group, store
 from lab.check import require
-from sweeps import measurement
+from lab.config import SharpnessConfig
+from sweeps import measurement, saved
 from sweeps import plan as planning
 from sweeps.column import counted
 from sweeps.estimate import repeats
@@ -35,12 +36,15 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     if sweep.probe is not None:
         measurement.check(sweep.probe, runs)
     with store.locked(root):
-        done = {run_id: record["validation"]["loss"] for run_id, record in store.read_records(root).items()}
-        _describe(sweep, runs, root, done)
+        done = group.agreed(lambda: _losses(root))
+        group.agreed(lambda: _describe(sweep, runs, root, done))
+        begun = group.agreed(lambda: saved.begun_lanes(root)) if sweep.execution.lanes is None else None
+        if begun is not None:
+            sweep = dataclasses.replace(sweep, execution=dataclasses.replace(sweep.execution, lanes=begun))
         groups = None
         if sweep.probe is not None:
             groups = _planned(sweep, runs)
-            complete = measurement.measured(sweep.probe, groups, root, done)
+            complete = set(group.agreed(functools.partial(_complete, sweep.probe, groups, root, done)))
             done = {run_id: loss for run_id, loss in done.items() if run_id in complete}
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
@@ -59,7 +63,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
                 failures = work(units, root, monitor, stop, sweep.probe)
             except Interrupted:
                 failures = None
-        finished = len(set(store.read_records(root)) & {run.run_id for run in runs})
+        finished = sum(run.run_id in _losses(root) for run in runs)
     if sweep.probe is not None and monitor.probe_seconds:
         console.print(_probe_cost(monitor))
     if failures is None:
@@ -70,6 +74,15 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         return 1
     console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
     return 0
+
+
+def _losses(root: Path) -> dict[str, float | None]:
+    """Validation losses of the finished runs."""
+    return {run_id: record["validation"]["loss"] for run_id, record in store.read_records(root).items()}
+
+
+def _complete(probe: SharpnessConfig, groups: Sequence[Group], root: Path, done: Collection[str]) -> list[str]:
+    return sorted(measurement.measured(probe, groups, root, done))
 
 
 def _planned(sweep: Sweep, runs: Sequence[Run]) -> list[Group]:
@@ -83,7 +96,8 @@ def _usable_fork(sweep: Sweep, groups: Sequence[Group], root: Path, unit_id: str
     if sweep.probe is None:
         return True
     (unit,) = (unit for group in groups for unit in group.units if unit.unit_id == unit_id)
-    return not any(measurement.owed(sweep.probe, stage, root) for stage in unit.stages)
+    probe = sweep.probe
+    return group.agreed(lambda: not any(measurement.owed(probe, stage, root) for stage in unit.stages))
 
 
 def _probe_cost(monitor: Monitor) -> str:

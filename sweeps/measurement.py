@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lab import corpus, sharpness, store, train
+from lab import corpus, group, sharpness, store, train
 from lab.config import SharpnessConfig
 from lab.config.probe import KIND, SCHEMA
+from lab.mesh import on_host
 from sweeps import probe_cost
 from sweeps.plan import Group, Unit
 from sweeps.stage import Stage
@@ -27,7 +26,7 @@ class Meter:
     def __init__(self, config: SharpnessConfig, unit: Unit, job: train.Job, root: Path) -> None:
         self._config, self._unit, self._job, self._root = config, unit, job, root
         self._id = sharpness.probe_id(config)
-        self.stops = tuple(sorted({step for stage in unit.stages for step in owed(config, stage, root)}))
+        self.stops = tuple(group.agreed(lambda: _stops(config, unit, root)))
         self.seconds = 0.0
         self._probe: sharpness.Probe | None = None
 
@@ -63,12 +62,16 @@ class Meter:
 
     def _write(self, run: Run, lane: int, step: int, found: dict[str, Any], seconds: float) -> None:
         hyper = self._job.lane.hyper
-        momenta = {name: float(np.asarray(getattr(hyper, name))[lane]) for name in ("beta1", "momentum")}
+        momenta = {name: float(on_host(getattr(hyper, name))[lane]) for name in ("beta1", "momentum")}
         identity = {"run_id": run.run_id, "probe_id": self._id, "schema": SCHEMA, "kind": KIND}
         point = sharpness.point(self._compiled(), run.config, found, step=step, hyper=momenta)
         where = {"unit": self._unit.unit_id, "lane": lane, "lanes": self._unit.execution.lanes}
         path = store.point_file(self._root, run.run_id, self._id, step)
         store.create_exclusive(path, store.pretty(identity | point | where | {"seconds": round(seconds, 3)}))
+
+
+def _stops(config: SharpnessConfig, unit: Unit, root: Path) -> list[int]:
+    return sorted({step for stage in unit.stages for step in owed(config, stage, root)})
 
 
 def check(config: SharpnessConfig, runs: Sequence[Run]) -> None:

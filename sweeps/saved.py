@@ -10,7 +10,8 @@ import numpy as np
 from lab import checkpoint, corpus, store, train
 from lab.check import InputError, require
 from lab.config import ExecConfig, RunConfig
-from lab.device import Execution
+from lab.config.mesh import ONE
+from lab.device import Execution, device_count
 from lab.identity import from_dict
 from sweeps.plan import Unit
 from sweeps.stage import Stage
@@ -68,7 +69,7 @@ def read_unit(root: Path, unit_id: str) -> Unit:
             )
             for lane in found["lanes"]
         )
-        execution = from_dict(Execution, _with_remat(found["execution"]))
+        execution = _here(from_dict(Execution, _with_remat(found["execution"])))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
     return Unit(unit_id, stages, execution, ExecConfig())
@@ -79,6 +80,22 @@ def _with_remat(execution: dict[str, Any]) -> dict[str, Any]:
     forward = dict(execution["forward"])
     forward["remat"] = {False: "none", True: "full"}.get(forward["remat"], forward["remat"])
     return execution | {"forward": forward}
+
+
+def _here(execution: Execution) -> Execution:
+    """An execution on this machine: on one device where it has not as many as the unit was trained on."""
+    if execution.mesh.devices <= device_count():
+        return execution
+    return dataclasses.replace(execution, mesh=ONE)
+
+
+def begun_lanes(root: Path) -> int | None:
+    """Lanes of the units that have a resume point, if all have the same number: a launch that goes on keeps it."""
+    found = set()
+    for path in sorted((root / "units").glob(f"*/{_UNIT}")):
+        if set(checkpoint.names(path.parent / "checkpoints")) - {FINAL}:
+            found.add(store.read_json(path, _AGAIN)["execution"]["lanes"])
+    return found.pop() if len(found) == 1 else None
 
 
 def newest(root: Path, unit_id: str) -> Saved | None:

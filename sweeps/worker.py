@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from lab import checkpoint, schedule, store, train
+from lab import checkpoint, group, schedule, store, train
 from lab.check import InputError
 from lab.config import RunConfig, SharpnessConfig
 from lab.record import Lineage, Provenance, Result, record
@@ -68,7 +68,7 @@ def work(
     """
     failed: list[Unit] = []
     for number, unit in enumerate(units):
-        if stop.asked:
+        if group.anywhere(stop.asked):
             raise Interrupted
         lost = {source.unit_id for source in unit.sources} & {other.unit_id for other in failed}
         try:
@@ -78,6 +78,8 @@ def work(
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
+            if group.joined():  # the others wait for this process: the group is one unit of failure
+                raise
             failed.append(unit)
             watcher.failed(unit, error)
         else:
@@ -138,11 +140,12 @@ def _checkpointed(
         if meter is not None:
             meter.measure_if_due(snapshot)
         yield snapshot
-        due = time.perf_counter() - last > unit.settings.checkpoint_seconds
-        if snapshot.step < job.steps and (stop.asked or due):
+        asked = group.anywhere(stop.asked)
+        due = group.agreed(lambda last=last: time.perf_counter() - last > unit.settings.checkpoint_seconds)
+        if snapshot.step < job.steps and (asked or due):
             saved.save(root, unit, job, snapshot.settled())
             last = time.perf_counter()
-        if stop.asked and snapshot.step < job.steps:
+        if asked and snapshot.step < job.steps:
             raise Interrupted
 
 

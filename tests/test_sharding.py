@@ -176,7 +176,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("platform", "devices", "runs", "lanes", "lane"),
-    [("gpu", 8, 500, 128, 8), ("gpu", 6, 500, 64, 4), ("gpu", 8, 3, 4, 4), ("gpu", 1, 500, 16, 1), ("cpu", 1, 9, 4, 1)],
+    [("gpu", 8, 500, 128, 8), ("gpu", 6, 500, 64, 4), ("gpu", 8, 3, 8, 8), ("gpu", 1, 500, 16, 1), ("cpu", 1, 9, 4, 1)],
 )
 def test_lanes_use_every_device_of_a_box(platform: str, devices: int, runs: int, lanes: int, lane: int) -> None:
     how = execution(ExecConfig(), ModelConfig(), platform=platform, runs=runs, devices=devices)
