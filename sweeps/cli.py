@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lab.check import InputError, nearest, require
+from lab.quiet import quiet_absent_tpu
 from sweeps import (
     compare_parser,
     fit_parser,
@@ -38,6 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
+    quiet_absent_tpu()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser, commands = _parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
@@ -368,6 +370,7 @@ def _again(options: argparse.Namespace) -> str:
     words += ["--smoke"] if options.smoke else []
     words += ["--probe", options.probe] if options.probe else []
     words += ["--keep", options.keep] if options.keep else []
+    words += group_options.words(options)
     return shlex.join(words)
 
 

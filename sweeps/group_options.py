@@ -50,6 +50,15 @@ def group_of(options: argparse.Namespace) -> Group:
     return Group(address, options.processes, options.process, options.heartbeat)
 
 
+def words(options: argparse.Namespace) -> list[str]:
+    """The options as they were given, but for the number of this process."""
+    if not asked(options):
+        return []
+    if options.group == _FROM_ENVIRONMENT:
+        return ["--group"]
+    return ["--group", options.group, "--processes", str(options.processes), "--process", "I"]
+
+
 def join(options: argparse.Namespace) -> None:
     """Join the group that was asked for, if one was; all but its leader fall silent.
 
