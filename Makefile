@@ -1,6 +1,7 @@
 # make quickstart   install, train the quickstart sweep, print its table and the path of its report
 # make test         install what tests need and run them
 # PYTHON and VENV may be given: make test PYTHON=python3.12 VENV=.venv-3.12
+# TESTS='-m "not slow"' runs a part of them
 # EXTRAS=test,parity installs PyTorch too, and the tests that compare with it run instead of being skipped
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ quickstart: $(VENV)/.installed
 install: $(VENV)/.installed
 
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

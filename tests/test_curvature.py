@@ -317,6 +317,7 @@ def test_other_optimizers_have_no_preconditioner(case, kind) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_curvature_is_measured_in_float32_with_attention_that_can_be_differentiated(base) -> None:
     trained, lanes = build(base, dtype="bfloat16")
     fused = dataclasses.replace(trained.shape, forward=Forward(attention="cudnn"), accumulate=2)

@@ -89,6 +89,7 @@ def apart(one: dict[str, float], other: dict[str, float]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_two_processes_train_what_one_device_trains(tmp_path: Path) -> None:
     (tmp_path / "pair.py").write_text(SWEEP.format(steps=8))
     alone(tmp_path, "one", 1)
@@ -102,6 +103,7 @@ def test_two_processes_train_what_one_device_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "silent"])
 def test_a_lost_process_ends_the_group_in_one_line_and_any_devices_go_on(tmp_path: Path, number: int) -> None:
     (tmp_path / "pair.py").write_text(SWEEP.format(steps=600))

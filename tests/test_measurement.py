@@ -109,6 +109,7 @@ def test_points_that_are_missing_are_measured_and_others_left(base: RunConfig, t
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_runs_of_a_tree_have_the_points_of_their_trunk(base: RunConfig, tmp_path: Path) -> None:
     sweep = replaced(make(base, steps=(10, 20)), {"optimizer.lr": [2.0**-6]})
     run_sweep(sweep, tmp_path)

@@ -79,6 +79,7 @@ def test_the_measurement_batch_is_none_of_the_training_batches(base: RunConfig) 
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_quantities_are_those_of_the_exact_matrices(base: RunConfig, kind: str) -> None:
     """Every quantity against the dense Hessian in the metric of the update, in float64 after some updates."""

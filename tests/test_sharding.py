@@ -74,6 +74,7 @@ def run(code: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_sharded_lanes_agree_with_one_device_and_never_communicate() -> None:
     """`vmap` and `map` over four devices, and lanes that are padded; a mesh over which batches are cut communicates."""
     found = run("""
@@ -96,6 +97,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.parametrize(
     "changes",
     [{"optimizer.kind": "muon", "model.mlp": "swiglu"}, {"optimizer.kind": "adafactor", "model.tied": True}],
@@ -111,6 +113,7 @@ print(json.dumps(apart(numbers(alone), numbers(mesh))))
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_data_fsdp_and_tensor_sharding_agree_with_one_device() -> None:
     found = run("""
 meshes = {
@@ -138,6 +141,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_accumulation_remat_bfloat16_and_float64_on_a_mesh() -> None:
     found = run("""
 mesh = MeshConfig(lane=1, fsdp=2, tensor=2)
