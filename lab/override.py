@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lab.check import checked, nearest, require
+from lab.check import InputError, checked, nearest, require
 from lab.config import ALTERNATIVES, RunConfig
 from lab.identity import optional, paths
 
@@ -27,7 +27,8 @@ def apply(config: T, values: Mapping[str, Any]) -> T:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         for target in ALIASES.get(name, (name,)):
-            require(target in known, unknown(target, known))
+            if target not in known:  # the line is looked up only where it is needed: it takes milliseconds
+                raise InputError(unknown(target, known))
             flat[target] = checked(value, known[target], target)
     for group in ALTERNATIVES:
         chosen = [name for name in group if flat.get(name) is not None]
