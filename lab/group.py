@@ -51,6 +51,8 @@ class Group:
 
 
 _joined = False
+# Process 0 is computing what it will tell: what that asks for in turn is its own business.
+_deciding = False
 
 
 def join(group: Group) -> None:
@@ -101,7 +103,7 @@ def agreed(value: Callable[[], T]) -> T:
     Raises:
         InputError: in every process, where process 0 raised it.
     """
-    if not _joined:
+    if not _joined or _deciding:
         return value()
     text = _told(_said(value) if leader() else "")
     found = json.loads(text)
@@ -120,10 +122,14 @@ def anywhere(flag: bool) -> bool:
 
 
 def _said(value: Callable[[], object]) -> str:
+    global _deciding
+    _deciding = True
     try:
         return json.dumps({"value": value()})
     except InputError as error:
         return json.dumps({"error": str(error)})
+    finally:
+        _deciding = False
 
 
 def _told(text: str) -> str:

@@ -4,10 +4,13 @@ DIR/sweep.json                           what the sweep asks, its axes, its runs
 DIR/runs/<run_id>/config.json            the resolved configuration
 DIR/runs/<run_id>/record.json            the result: written once, never changed
 DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
+DIR/runs/<run_id>/log.csv                of `lrlab train`: loss, throughput and utilisation along the run
+DIR/runs/<run_id>/validation.csv         of `lrlab train`: validation along the run, and at its end
 DIR/runs/<run_id>/probes/<probe_id>/     what a probe found, a record per number of updates (000000064.json)
 DIR/units/<unit_id>/claims/              one file per attempt to run a unit
 DIR/units/<unit_id>/checkpoints/         resume points, and the final state
 DIR/units/<unit_id>/fork/                the state that other units start from, until the last of them is done
+DIR/prediction.json                      of `lrlab train --law`: what the law said when the run was started
 DIR/report/                              what `lrlab report` writes
 """
 

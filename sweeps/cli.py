@@ -24,6 +24,7 @@ from sweeps import (
     sharpness_parser,
     suggest_parser,
     supervisor,
+    train_parser,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     fit_parser.add(commands, _command)
     predict_parser.add(commands, _command)
     suggest_parser.add(commands, _command)
+    train_parser.add(commands, _command)
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)

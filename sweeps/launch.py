@@ -21,13 +21,14 @@ from sweeps.run_list import base_digest
 from sweeps.saved import forked
 from sweeps.sweep import Run, Sweep, resolved
 from sweeps.this_machine import this_machine
-from sweeps.worker import Interrupted, StopRequest, work
+from sweeps.worker import Follow, Interrupted, StopRequest, work
 
 
-def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Console) -> int:
+def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Console, follow: Follow | None = None) -> int:
     """Train every run of a sweep that has no record yet.  Gives an exit status: 0 done, 1 failures, 130 interrupted.
 
-    `again` is the command that goes on after an interruption.
+    `again` is the command that goes on after an interruption; `follow` gives what goes along with each unit, and tells
+    how far it is.
 
     Raises:
         InputError: the sweep does not fit itself, its corpus or the store.
@@ -57,10 +58,10 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         awaited = {source.unit_id for unit in units for source in unit.sources}
         _clear_forks(root, {unit.unit_id for unit in every} - awaited)
         console.print(_opening(sweep, runs, groups, finished, root))
-        monitor = Monitor(runs, done, sweep.optimum_axes[0], console, units=every, pending=units)
+        monitor = Monitor(runs, done, sweep.optimum_axes[0], console, units=every, pending=units, lines=follow is None)
         with StopRequest() as stop, monitor:
             try:
-                failures = work(units, root, monitor, stop, sweep.probe)
+                failures = work(units, root, monitor, stop, sweep.probe, follow)
             except Interrupted:
                 failures = None
         finished = sum(run.run_id in _losses(root) for run in runs)

@@ -26,7 +26,7 @@ class Monitor:
     """A `worker.Watcher` that draws.  On a terminal it redraws in place, elsewhere it prints a line now and then.
 
     Work is counted in FLOPs and steps; the time left follows from the pace of this launch, compiles included.
-    `units` are all that the runs need, `pending` those that this launch executes.
+    `units` are all that the runs need, `pending` those that this launch executes.  Without `lines` it draws only.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Monitor:
         *,
         units: Sequence[Unit],
         pending: Sequence[Unit],
+        lines: bool = True,
     ) -> None:
-        self._console, self._axis = console, optimum_axis
+        self._console, self._axis, self._lines = console, optimum_axis, lines
         self._runs = {run.run_id: run for run in runs}
         self._finished = {run_id: loss for run_id, loss in done.items() if run_id in self._runs}
         self._running: dict[str, float] = {}
@@ -126,7 +127,7 @@ class Monitor:
         self._bar.update(self._task, completed=done, left=self._left(), runs=runs)
         if self._console.is_terminal:
             self._live.update(self._draw())
-        elif time.perf_counter() - self._printed > _QUIET_SECONDS:
+        elif self._lines and time.perf_counter() - self._printed > _QUIET_SECONDS:
             self._printed = time.perf_counter()
             best = "; ".join(f"{cell} {lr}: {loss}" for cell, lr, loss in self._best())
             self._console.print(f"{runs} runs, {100 * done / self._total:.0f} %, {self._left()}; best {best}")

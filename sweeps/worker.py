@@ -1,11 +1,12 @@
 """The worker: executes units one after another, checkpoints and forks them, and writes their records."""
 
+import contextlib
 import datetime
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,23 @@ class Watcher(Protocol):
     def measured(self, unit: Unit, seconds: float) -> None: ...
     def finished(self, unit: Unit, results: Sequence[Result]) -> None: ...
     def failed(self, unit: Unit, error: Exception) -> None: ...
+
+
+class Follower(Protocol):
+    """What goes along with the training of a unit, as a log does; segments end at its `stops`.
+
+    `pause` holds while something else than training happens, at a snapshot that it settles.
+    """
+
+    stops: Sequence[int]
+
+    def advanced(self, snapshot: train.Snapshot) -> None: ...
+    def pause(self, snapshot: train.Snapshot) -> contextlib.AbstractContextManager[train.Snapshot]: ...
+    def finished(self, results: Sequence[Result]) -> None: ...
+
+
+# A unit, its job, its store, and the snapshot that training goes on from.
+Follow = Callable[[Unit, train.Job, Path, train.Snapshot], Follower]
 
 
 class Interrupted(Exception):
@@ -57,9 +75,14 @@ class StopRequest:
 
 
 def work(
-    units: Sequence[Unit], root: Path, watcher: Watcher, stop: StopRequest, probe: SharpnessConfig | None = None
+    units: Sequence[Unit],
+    root: Path,
+    watcher: Watcher,
+    stop: StopRequest,
+    probe: SharpnessConfig | None = None,
+    follow: Follow | None = None,
 ) -> int:
-    """Execute units in order, measuring what `probe` asks for along them.
+    """Execute units in order, measuring what `probe` asks for along them; `follow` gives what else goes along.
 
     A unit that fails is reported and does not stop the others.  Gives the failures.
 
@@ -74,7 +97,7 @@ def work(
         try:
             if lost:
                 raise InputError(f"it goes on from unit {' and '.join(sorted(lost))}, which failed")
-            _run(unit, root, watcher, stop, probe)
+            _run(unit, root, watcher, stop, probe, follow)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -89,7 +112,9 @@ def work(
     return len(failed)
 
 
-def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest, probe: SharpnessConfig | None) -> None:
+def _run(
+    unit: Unit, root: Path, watcher: Watcher, stop: StopRequest, probe: SharpnessConfig | None, follow: Follow | None
+) -> None:
     attempt = _claim(store.unit_folder(root, unit.unit_id))
     saved.write_unit(root, unit)
     begun, clock = _now(), time.perf_counter()
@@ -98,26 +123,34 @@ def _run(unit: Unit, root: Path, watcher: Watcher, stop: StopRequest, probe: Sha
     snapshot = saved.resume(root, unit, job)
     if snapshot is None or (meter is not None and meter.missed(snapshot.step)):
         snapshot = saved.beginning(root, unit, job)
+    follower = follow(unit, job, root, snapshot) if follow is not None else None
     watcher.started(unit, snapshot.step)
-    for newest in _checkpointed(job, snapshot, root, unit, stop, meter):
+    for newest in _checkpointed(job, snapshot, root, unit, stop, meter, follower):
         watcher.advanced(unit, newest)
         snapshot = newest
     snapshot = snapshot.settled()
+    if follower is not None:
+        follower.advanced(snapshot)
     if meter is not None:
         watcher.measured(unit, meter.seconds)
     if unit.forks:
         saved.save_fork(root, unit, job, snapshot)
-    results = _record(unit, job, snapshot, root, _provenance(unit, attempt, begun, clock)) if unit.runs else []
+    provenance = _provenance(unit, attempt, begun, clock)
+    results = _record(unit, job, snapshot, root, provenance, follower) if unit.runs else []
     if unit.settings.keep == "none" or not unit.runs:
         saved.clear(root, unit)
     watcher.finished(unit, results)
 
 
-def _record(unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, provenance: Any) -> list[Result]:
+def _record(
+    unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, provenance: Any, follower: Follower | None
+) -> list[Result]:
     """Evaluate the runs that end with a unit, and write their records."""
     if unit.settings.keep == "final":
         saved.save_final(root, unit, snapshot)
     by_lane = train.finish(job, snapshot)
+    if follower is not None:
+        follower.finished(by_lane)
     results = []
     for lane, (stage, result) in enumerate(zip(unit.stages, by_lane, strict=True)):
         lineage = Lineage(stage.trunk_id, stage.parent, stage.begin)
@@ -130,20 +163,30 @@ def _record(unit: Unit, job: train.Job, snapshot: train.Snapshot, root: Path, pr
 
 
 def _checkpointed(
-    job: train.Job, begin: train.Snapshot, root: Path, unit: Unit, stop: StopRequest, meter: Meter | None
+    job: train.Job,
+    begin: train.Snapshot,
+    root: Path,
+    unit: Unit,
+    stop: StopRequest,
+    meter: Meter | None,
+    follower: Follower | None,
 ) -> Iterator[train.Snapshot]:
     """Train and measure, saving a resume point at the configured pace and when a stop is asked for."""
     last = time.perf_counter()
     if meter is not None:
         meter.measure_if_due(begin)
-    for snapshot in train.train(job, begin, meter.stops if meter is not None else ()):
+    stops = [*(meter.stops if meter is not None else ()), *(follower.stops if follower is not None else ())]
+    for snapshot in train.train(job, begin, stops):
+        if follower is not None:
+            follower.advanced(snapshot)
         if meter is not None:
             meter.measure_if_due(snapshot)
         yield snapshot
         asked = group.anywhere(stop.asked)
         due = group.agreed(lambda last=last: time.perf_counter() - last > unit.settings.checkpoint_seconds)
         if snapshot.step < job.steps and (asked or due):
-            saved.save(root, unit, job, snapshot.settled())
+            with follower.pause(snapshot) if follower else contextlib.nullcontext(snapshot.settled()) as settled:
+                saved.save(root, unit, job, settled)
             last = time.perf_counter()
         if asked and snapshot.step < job.steps:
             raise Interrupted
