@@ -112,6 +112,13 @@ def _inputs(law: Any, config: RunConfig, with_batch: bool) -> dict[str, float | 
     needs = {name for part in (law.lr, law.batch) if part is not None for name in part.regressors}
     needs |= {"params", "tokens"} if law.loss is not None else set()
     needs |= {"batch"} if law.batch is not None and with_batch else set()
+    joint = law.lr is not None and law.batch is not None and "batch" in needs
+    require(
+        not joint or (law.penalty is not None and law.penalty.valley_slope is not None),
+        f"law {law.name} knows no valley, so no rate at another batch than its own: leave data.sequences out of --set",
+    )
+    for name in needs:
+        require(name in known, f"law {law.name} needs {name}, which a run does not tell it: set optimizer.lr by hand")
     for name, only in law.fixed.items():
         checked = name in known and name not in needs and (name != "batch" or with_batch)
         require(
@@ -119,7 +126,7 @@ def _inputs(law: Any, config: RunConfig, with_batch: bool) -> dict[str, float | 
             f"all runs behind law {law.name} had {name}={only:.6g}, and this run has {known.get(name)}: fit a law "
             f"over {name}, or make the run fit",
         )
-    return {name: known.get(name) for name in needs}
+    return {name: known[name] for name in needs}
 
 
 def _with_batch(config: RunConfig, tokens: float, rows: int, law: str) -> RunConfig:
