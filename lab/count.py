@@ -1,7 +1,6 @@
-"""Parameter counts, training FLOPs and a memory estimate in closed form; no JAX."""
+"""Parameter counts and training FLOPs in closed form; no JAX."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lab.config import ModelConfig, RunConfig
 
@@ -87,36 +86,6 @@ def training_tokens(config: RunConfig) -> int:
     """D: tokens seen by a resolved run."""
     assert config.schedule.steps is not None
     return config.schedule.steps * config.data.tokens_per_step
-
-
-def memory_bytes(
-    config: RunConfig, *, lanes: int, strategy: Literal["vmap", "map", "both"], group: int, accumulate: int = 1
-) -> int:
-    """Estimated peak: parameters, two moments and gradients of every lane, activations of the lanes run at once.
-
-    A batch cut into `accumulate` parts holds the activations of one part.
-
-    Activations kept for the backward pass are counted as `M (10 d + 3 a + 3 f) + 3 B H T^2` per layer and `3 M V` for
-    the readout, in the compute dtype; of the residual network as `M d (1 + 4 k)` per block and `2 M C d` for the
-    embedding.  An estimate, labelled so where it is printed.
-    """
-    model = config.model
-    assert model.vocab is not None
-    rows, length = config.data.tokens_per_step // accumulate, config.data.length
-    state = parameters(model, length).total * 4 * (8 if config.dtype == "float64" else 4)
-    width = {"float64": 8, "float32": 4, "bfloat16": 2}[config.dtype]
-    activations = (_kept(model, rows, length) + 3 * rows * model.vocab) * width
-    at_once = {"vmap": lanes, "map": 1, "both": group}[strategy]
-    return lanes * state + at_once * activations
-
-
-def _kept(model: ModelConfig, rows: int, length: int) -> int:
-    """Activations that embedding and blocks keep for the backward pass of `rows` tokens."""
-    if model.kind == "mlp":
-        return rows * model.width * (model.depth * (1 + 4 * model.block_layers) + 2 * model.context)
-    d, depth, inner, _, f = _widths(model)
-    assert model.heads is not None
-    return depth * (rows * (10 * d + 3 * inner + 3 * f) + 3 * rows * model.heads * length)
 
 
 def _widths(model: ModelConfig) -> tuple[int, int, int, int, int]:

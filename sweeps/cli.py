@@ -76,6 +76,9 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     plan.add_argument("sweep", metavar="NAME_OR_FILE.py", help="a bundled sweep, or a file with sweep()")
     settings.add(plan, metavar="NAME=V1,V2", help="replace an axis or a value, as in lrlab sweep")
     _probe_option(plan)
+    plan.add_argument("--on", metavar="MACHINE", help="for a machine (lrlab tpu list), by its TPU compiler")
+    plan.add_argument("--no-compile", action="store_true", help="with --on: estimates only")
+    plan.add_argument("--check-largest", action="store_true", help="with --on: compile the largest model too (slow)")
     plan.add_argument("--json", action="store_true", help="print as JSON")
     report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
     report.add_argument("dir", metavar="DIR", type=Path)
@@ -240,12 +243,33 @@ def _plan(options: argparse.Namespace) -> int:
     from sweeps.table import console
 
     _quiet()
-    sweep = _probed(catalog.load(options.sweep), options.probe)
-    found = estimate.estimate(replaced(sweep, settings.parse(options.settings)))
+    require(
+        options.on is not None or not (options.no_compile or options.check_largest),
+        "--no-compile and --check-largest are about a machine: name it with --on",
+    )
+    sweep = replaced(_probed(catalog.load(options.sweep), options.probe), settings.parse(options.settings))
+    if options.on is not None:
+        return _plan_on(sweep, options)
+    found = estimate.estimate(sweep)
     if options.json:
         print(json.dumps(found, indent=1))
     else:
         estimate.show(found, console(soft_wrap=True))
+    return 0
+
+
+def _plan_on(sweep: "Sweep", options: argparse.Namespace) -> int:
+    import os
+
+    os.environ["JAX_PLATFORMS"] = "cpu"  # planning for another machine leaves an accelerator of this one alone
+    from sweeps import outlook
+    from sweeps.table import console
+
+    found = outlook.outlook(sweep, options.on, compile=not options.no_compile, check_largest=options.check_largest)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        outlook.show(found, console(soft_wrap=True))
     return 0
 
 

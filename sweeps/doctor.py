@@ -11,6 +11,7 @@ from lab.record import versions
 EXTRAS: dict[str, tuple[str, str]] = {
     "cuda": ("jax_cuda12_plugin", "training on NVIDIA GPUs"),
     "tpu": ("libtpu", "training on TPUs"),
+    "tpu-aot": ("libtpu", "verdicts of the TPU compiler in lrlab plan --on"),
     "tokenizers": ("tokenizers", "data.tokenizer=PATH/tokenizer.json"),
     "test": ("pytest", "the test suite"),
     "dev": ("ruff", "linting and type checks"),

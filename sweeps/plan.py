@@ -10,6 +10,7 @@ from lab.check import require
 from lab.config import ExecConfig, ModelConfig, SharpnessConfig
 from lab.device import Execution, execution
 from lab.identity import digest, dump
+from lab.memory import memory_bytes
 from lab.optimizer import structure
 from sweeps import probe_cost
 from sweeps.machine import Machine
@@ -223,12 +224,14 @@ def _fitting(run: Run, how: Execution, capacity: float, probe: SharpnessConfig |
 
 def _memory(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
     assert how.mesh.lane is not None
-    training = count.memory_bytes(
+    training = memory_bytes(
         run.config,
         lanes=how.lanes // how.mesh.lane,
         strategy=how.strategy,
         group=how.group,
         accumulate=how.accumulate,
+        remat=how.forward.remat,
+        mesh=how.mesh,
     )
     return training + (probe_cost.memory(probe, run.config, how) if probe is not None else 0)
 

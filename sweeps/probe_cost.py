@@ -4,6 +4,7 @@ from lab import count
 from lab.config import RunConfig, SharpnessConfig
 from lab.config.probe import SPECTRA
 from lab.device import Execution
+from lab.memory import memory_bytes
 
 # FLOPs of one product, in gradients of the measurement batch (docs/performance.md).
 PRODUCTS = {"hessian": 2.7, "preconditioned": 2.7, "gauss_newton": 1.7, "residual": 4.4, "tangent_kernel": 1.7}
@@ -19,7 +20,7 @@ def memory(config: SharpnessConfig, run: RunConfig, how: Execution) -> int:
     Warm vectors of all lanes; of the lanes at once the Lanczos basis and what a product keeps beyond a gradient.
     """
     vector = count.parameters(run.model, run.data.length).total * (8 if run.dtype == "float64" else 4)
-    one = count.memory_bytes(run, lanes=1, strategy="map", group=1, accumulate=how.accumulate)
+    one = memory_bytes(run, lanes=1, strategy="map", group=1, accumulate=how.accumulate)
     activations = one - 4 * vector  # parameters, two moments and a gradient are the rest
     at_once = {"vmap": how.lanes, "map": 1, "both": how.group}[how.strategy]
     spectra = sum(name in SPECTRA for name in config.names)

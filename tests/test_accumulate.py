@@ -8,6 +8,7 @@ from conftest import resolve, trained
 
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
+from lab.memory import memory_bytes
 from sweeps import plan
 from sweeps.machine import Machine
 from sweeps.sweep import Run
@@ -49,10 +50,7 @@ def test_a_batch_is_cut_into_the_fewest_parts_that_fit(base: RunConfig) -> None:
     whole = planned(base)
     assert whole.execution.accumulate == 1
     config = resolve(base)
-    needs = {
-        parts: plan.count.memory_bytes(config, lanes=1, strategy="map", group=1, accumulate=parts)
-        for parts in (1, 2, 4)
-    }
+    needs = {parts: memory_bytes(config, lanes=1, strategy="map", group=1, accumulate=parts) for parts in (1, 2, 4)}
     assert needs[1] > needs[2] > needs[4]
     for capacity, parts in ((needs[1], 1), (needs[1] - 1, 2), (needs[2] - 1, 4), (needs[4] - 1, 1)):
         machine = dataclasses.replace(here("cpu"), usable_hbm_gib=capacity / 2**30)

@@ -6,6 +6,7 @@ from test_parametrization import VARIANTS
 
 from lab import count
 from lab.config import RunConfig
+from lab.memory import memory_bytes
 from lab.model import leaves
 
 
@@ -35,7 +36,7 @@ def test_flops_by_hand(base: RunConfig) -> None:
 
 def test_memory_grows_with_what_runs_at_once(base: RunConfig) -> None:
     run = resolve(base)
-    one = count.memory_bytes(run, lanes=1, strategy="map", group=1)
-    mapped = count.memory_bytes(run, lanes=8, strategy="map", group=1)
-    together = count.memory_bytes(run, lanes=8, strategy="vmap", group=1)
+    one = memory_bytes(run, lanes=1, strategy="map", group=1)
+    mapped = memory_bytes(run, lanes=8, strategy="map", group=1)
+    together = memory_bytes(run, lanes=8, strategy="vmap", group=1)
     assert one < mapped < together == 8 * one

@@ -17,6 +17,7 @@ from lab.config import RunConfig
 from lab.curvature import hessian
 from lab.identity import from_dict, run_id
 from lab.lane import Lane
+from lab.memory import memory_bytes
 from lab.model import Forward, leaves
 from lab.objective import language, windows
 from lab.override import apply
@@ -140,7 +141,7 @@ def test_counts_equal_the_sum_over_leaves(mlp: RunConfig, changes: dict[str, obj
     kernels = sum(size for path, size in blocks.items() if path.endswith("kernel"))
     assert count.matrix_parameters(run.model) == kernels
     assert count.training_flops_per_token(run.model, run.data.length) == 6 * (kernels + 16 * 256)
-    one, two = (count.memory_bytes(run, lanes=lanes, strategy="vmap", group=1) for lanes in (1, 2))
+    one, two = (memory_bytes(run, lanes=lanes, strategy="vmap", group=1) for lanes in (1, 2))
     assert two == 2 * one
 
 

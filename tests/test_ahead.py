@@ -1,0 +1,179 @@
+"""Programs compiled ahead of time by the TPU compiler, and what stands where it is missing or fails."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.check import InputError
+from lab.config import MeshConfig, ModelConfig
+from lab.layer import Forward
+from lab.program import Shape
+from sweeps import ahead, outlook
+from sweeps.machine import named
+
+needs_libtpu = pytest.mark.skipif(not ahead.available(), reason="libtpu is not installed (extra tpu-aot)")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LRLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ahead"
+
+
+def shape(mesh: MeshConfig, **changes: Any) -> Shape:
+    model = ModelConfig(width=32, depth=2, head_dim=8).resolve(vocab=256)
+    forward = Forward("xla", unroll=False)
+    base = Shape(model, "adam", "float32", 16, 16, mesh.sizes[0], "vmap", 16, 4, forward, 1, mesh)
+    return dataclasses.replace(base, **changes)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4-4", "v5e-4", "v5p-4", "v6e-4"])
+def test_lanes_never_communicate_and_sharded_parameters_do(name: str) -> None:
+    """Two programs of one slice in one process: lanes over the chips; one run sharded over them."""
+    machine = named(name)
+    questions = [
+        ahead.Question(shape(machine.mesh, lanes=8), 5000),
+        ahead.Question(shape(machine.train_mesh), None),
+    ]
+    lanes, sharded = ahead.verdicts(questions, machine)
+    assert lanes.fits and lanes.collectives == {}
+    assert sharded.fits and sharded.collectives["all-gather"] > 0
+    assert {"all-reduce", "reduce-scatter"} & set(sharded.collectives)
+    assert lanes.argument_bytes and lanes.peak_bytes and lanes.peak_bytes >= lanes.argument_bytes
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_verdict_turns_at_the_memory_by_bisection_over_lanes() -> None:
+    """Lanes with a large vocabulary, 12 bytes of state per parameter: what fits and what does not."""
+    machine, one = named("v5e-4"), MeshConfig(lane=1)
+    model = ModelConfig(width=512, depth=1, head_dim=64).resolve(vocab=1 << 17)
+    asked: dict[int, ahead.Verdict] = {}
+
+    def fits(lanes: int) -> bool:
+        program = shape(one, model=model, lanes=lanes, sequences=2, length=8)
+        asked[lanes] = ahead.verdict(program, machine, tokens=None)
+        return asked[lanes].fits
+
+    found = outlook.widest(1, 64, lambda lanes: lanes <= 4, fits)
+    assert asked[found].fits and not asked[2 * found].fits
+    within, beyond = asked[found].memory_bytes, asked[2 * found].memory_bytes
+    assert within is not None and beyond is not None
+    assert within <= machine.device_memory_bytes < beyond
+    assert "exceeds" in asked[2 * found].message or "Used" in asked[2 * found].message
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_verdict_is_kept_and_a_broken_one_is_asked_for_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = named("v5e-4")
+    first = ahead.verdict(shape(machine.mesh), machine, tokens=5000)
+    (file,) = cache.iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", _never)
+        assert ahead.verdict(shape(machine.mesh), machine, tokens=5000) == first
+        with pytest.raises(AssertionError):
+            ahead.verdict(shape(machine.mesh, sequences=32), machine, tokens=5000)
+    file.write_text("{broken")
+    again = ahead.verdict(shape(machine.mesh), machine, tokens=5000)
+    assert again.peak_bytes == first.peak_bytes and json.loads(file.read_text())["fits"]
+
+
+def _never(*args: Any, **settings: Any) -> None:
+    raise AssertionError(f"a process was started: {args} {settings}")
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libtpu as far as anyone can see."""
+    monkeypatch.setattr(ahead, "available", lambda: True)
+    monkeypatch.setattr(ahead, "versions", lambda: {"jax": "0", "libtpu": "0"})
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_compiler_that_dies_or_takes_too_long_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = named("v5e-4")
+
+    def dies(*args: Any, **_: Any) -> Any:
+        return subprocess.CompletedProcess(
+            args, -6, "", "noise\njax.errors.JaxRuntimeError: INTERNAL: no\n*** Aborted\n"
+        )
+
+    def waits(*_: Any, **settings: Any) -> Any:
+        raise subprocess.TimeoutExpired("python", settings["timeout"])
+
+    for run, words in ((dies, "ended with status -6 .*INTERNAL: no"), (waits, "took longer than 7 s a program")):
+        monkeypatch.setattr(subprocess, "run", run)
+        with pytest.raises(InputError, match=words) as caught:
+            ahead.verdict(shape(machine.mesh), machine, tokens=None, limit=7)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_programs_that_were_compiled_before_a_crash_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = named("v5e-4")
+    line = json.dumps(dataclasses.asdict(ahead.Verdict(True, "fits", 1.0, {}, peak_bytes=7)))
+
+    def half(*args: Any, **_: Any) -> Any:
+        return subprocess.CompletedProcess(args, -6, line + "\n", "")
+
+    monkeypatch.setattr(subprocess, "run", half)
+    questions = [ahead.Question(shape(machine.mesh, sequences=count), None) for count in (16, 32)]
+    with pytest.raises(InputError, match="program 2 of 2"):
+        ahead.verdicts(questions, machine)
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(subprocess, "run", _never)
+    assert ahead.verdict(questions[0].shape, machine, tokens=None).peak_bytes == 7
+
+
+def test_without_libtpu_there_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "available", lambda: False)
+    with pytest.raises(InputError, match=r"libtpu is not installed: pip install 'lr-scaling-lab\[tpu-aot\]'"):
+        ahead.verdict(shape(MeshConfig(lane=4)), named("v5e-4"), tokens=None)
+    with pytest.raises(InputError, match="cpu is no TPU slice"):
+        ahead.verdict(shape(MeshConfig(lane=1)), named("cpu"), tokens=None)
+
+
+def test_the_fingerprint_sees_program_slice_and_options(pretended: None) -> None:
+    del pretended
+    machine = named("v5e-4")
+    base = ahead.Question(shape(machine.mesh), 5000)
+    flags = dataclasses.replace(machine, compiler_flags=())
+    prints = [
+        ahead.fingerprint(base, machine),
+        ahead.fingerprint(dataclasses.replace(base, tokens=None), machine),
+        ahead.fingerprint(ahead.Question(shape(machine.mesh, lanes=8), 5000), machine),
+        ahead.fingerprint(base, named("v6e-4")),
+        ahead.fingerprint(base, flags),
+    ]
+    assert len(set(prints)) == len(prints) and prints[0] == ahead.fingerprint(base, machine)
+
+
+def test_communication_is_counted_once_per_pair_of_start_and_done() -> None:
+    text = """
+  %a = f32[8]{0} all-reduce-start(%x), to_apply=%add
+  %b = f32[8]{0} all-reduce-done(%a)
+  ROOT %c = (f32[8]{0}, f32[4]{0}) all-gather(%b, %d), dimensions={0}
+  %e = f32[8]{0} fusion(%all-to-all.1), calls=%f
+"""
+    assert ahead.collectives(text) == {"all-gather": 1, "all-reduce": 1}
+
+
+@pytest.mark.parametrize(
+    ("begin", "limit", "expected", "most"), [(4, 16, 16, 4), (32, 4, 4, 4), (8, 8, 8, 2), (1, 0, 1, 1)]
+)
+def test_the_search_over_lanes_asks_neighbours_only(begin: int, limit: int, expected: int, most: int) -> None:
+    asked = []
+
+    def fits(lanes: int) -> bool:
+        asked.append(lanes)
+        return lanes <= limit
+
+    assert outlook.widest(1, 32, lambda lanes: lanes <= begin, fits) == expected
+    assert len(asked) <= most
