@@ -81,7 +81,7 @@ def with_law(sweep: Sweep, root: Path, law: str, *, batch_by_hand: bool) -> tupl
         InputError: as `law_rate.ask` and `law_rate.recorded`.
     """
     config = next(iter(sweep))
-    rate = law_rate.recorded(root, law, config)
+    rate = law_rate.recorded(root, law, config, batch_by_hand=batch_by_hand)
     if rate is None:
         rows = sweep.execution.mesh.rows * (sweep.execution.accumulate or 1)
         rate = law_rate.ask(law, config, batch_by_hand=batch_by_hand, rows=rows)

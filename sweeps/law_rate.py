@@ -57,6 +57,7 @@ def ask(name: str, config: RunConfig, *, batch_by_hand: bool, rows: int) -> Rate
     lines = (text(found), *(f"warning: {line}" for line in warnings))
     record = {
         "asked_of": before,
+        "batch_by_hand": batch_by_hand,
         "law": {"name": name, "sha256": _digest(name)},
         "learning_rate": found.lr,
         "sequences": config.data.sequences,
@@ -66,7 +67,7 @@ def ask(name: str, config: RunConfig, *, batch_by_hand: bool, rows: int) -> Rate
     return Rate(config, lines, record)
 
 
-def recorded(root: Path, name: str, config: RunConfig) -> Rate | None:
+def recorded(root: Path, name: str, config: RunConfig, *, batch_by_hand: bool) -> Rate | None:
     """What a law said when the run in `root` was started; None where none was asked.
 
     Raises:
@@ -78,12 +79,13 @@ def recorded(root: Path, name: str, config: RunConfig) -> Rate | None:
     remedy = "use another --out"
     found = store.read_json(path, remedy)
     try:
-        asked_of, law = found["asked_of"], found["law"]
+        same = found["asked_of"] == base_digest(config) and found["batch_by_hand"] == batch_by_hand
+        law = found["law"]
         values = {"optimizer.lr": found["learning_rate"], "data.sequences": found["sequences"]}
     except (KeyError, TypeError) as error:
         require(False, f"{path} is damaged ({type(error).__name__}: {error}): {remedy}")
         raise
-    require(asked_of == base_digest(config), f"{root} holds another run, for which {law['name']} was asked: {remedy}")
+    require(same, f"{root} holds another run, for which {law['name']} was asked: {remedy}")
     lines = [
         f"learning rate  {found['learning_rate']:.4g}, as {law['name']} predicted at the start of this run ({path})"
     ]

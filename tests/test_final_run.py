@@ -225,6 +225,7 @@ def test_a_law_sets_the_rate_and_the_first_answer_stands(
     for other, line in (
         (words, "use another --out"),
         ([*words, "--law", str(law), "--set", "seed=1"], "holds another run"),
+        ([*words, "--law", str(law), "--set", "data.sequences=8"], "holds another run"),
     ):
         assert main(other) == 2
         assert line in capsys.readouterr().err
