@@ -224,7 +224,7 @@ def _cells(found: "Fit") -> str:
     rows = []
     for row in found.optima.to_dict("records"):
         interior = row["quality"] == "interior"
-        batch = row["batch"] if not joint or interior else row["argmin_batch"]
+        batch = row.get("batch") if not joint or interior else row["argmin_batch"]
         rows.append(
             [
                 f"{row['params']:.6g}",
