@@ -118,5 +118,5 @@ LARGE: dict[str, Case] = {
         mlp_width=11008,
         remat="full",
     )
-    for name in ("v5e-16", "v5e-64", "v5p-16")
+    for name in ("v5e-4", "v5e-16", "v5p-16")
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.memory_case import LARGE
 from lab.check import InputError
 from lab.config import MeshConfig, ModelConfig
 from lab.layer import Forward
@@ -68,6 +69,16 @@ def test_the_verdict_turns_at_the_memory_by_bisection_over_lanes() -> None:
     assert within is not None and beyond is not None
     assert within <= machine.device_memory_bytes < beyond
     assert "exceeds" in asked[2 * found].message or "Used" in asked[2 * found].message
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_7b_model_does_not_fit_four_small_chips() -> None:
+    """A refusal takes seconds; that v5e-16 holds it takes minutes, and stands in docs/memory.md."""
+    case = LARGE["7B-v5e-4"]
+    found = ahead.verdicts([case.question], named(case.machine))[0]
+    assert not found.fits and found.needed_bytes is not None
+    assert found.needed_bytes > named(case.machine).device_memory_bytes
 
 
 @needs_libtpu
