@@ -1,9 +1,11 @@
 """Programs whose memory is known from the TPU compiler: lanes, sharded models, remat, number formats, generations."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from lab.config import MeshConfig, ModelConfig
+from lab.config.mesh import ONE
 from lab.layer import Forward
 from sweeps.ahead import Question
 from sweeps.machine import named
@@ -74,12 +76,18 @@ class Case:
 
 FSDP, DATA, TENSOR = (MeshConfig(lane=1, **{axis: 4}) for axis in ("fsdp", "data", "tensor"))
 BOTH = MeshConfig(lane=2, fsdp=2)
+SMALL = Case("v5e-4", 32, 2, 2048, 128, lanes=8, vocab=256, head_dim=8, dtype="float32", unroll=True, tokens=5000)
 
 CASES: dict[str, Case] = {
     "lanes-float32": Case("v5e-4", 256, 4, 32, 256, lanes=16, dtype="float32", unroll=True, tokens=10**7),
     "lanes-bfloat16": Case("v5e-4", 512, 8, 16, 512, lanes=4),
     "lanes-dots": Case("v5e-4", 512, 8, 32, 512, lanes=4, remat="dots"),
     "lanes-full": Case("v5e-4", 1024, 8, 16, 512, lanes=4, remat="full"),
+    "small-unrolled": SMALL,
+    "small-larger": dataclasses.replace(SMALL, sequences=4096),
+    "one-full": Case("v5e-4", 1024, 8, 4, 1024, mesh=ONE, vocab=32000, head_dim=128, mlp="swiglu", remat="full"),
+    "one-none": Case("v5e-4", 1024, 8, 4, 1024, mesh=ONE, vocab=32000, head_dim=128, mlp="swiglu"),
+    "fsdp-shallow": Case("v5e-4", 1024, 8, 16, 1024, mesh=FSDP, vocab=32000, head_dim=128, remat="full", mlp="swiglu"),
     "fsdp-full": Case("v5e-4", 1024, 16, 16, 1024, mesh=FSDP, vocab=32000, head_dim=128, remat="full", mlp="swiglu"),
     "lanes-many": Case("v5e-4", 128, 4, 32, 256, lanes=64, dtype="float32", head_dim=32, remat="full", tokens=10**7),
     "lanes-swiglu": Case("v6e-4", 768, 12, 8, 1024, lanes=8, vocab=32000, mlp="swiglu", remat="dots"),
@@ -110,5 +118,5 @@ LARGE: dict[str, Case] = {
         mlp_width=11008,
         remat="full",
     )
-    for name in ("v5e-16", "v5e-64", "v5p-16")
+    for name in ("v5e-4", "v5e-16", "v5p-16")
 }

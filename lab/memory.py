@@ -4,18 +4,18 @@ Letters: P parameters, K lanes of a device, R lanes that it runs at once, M rows
 d width, a heads * head_dim, f mlp_width, H heads, T tokens of a sequence, V vocabulary, L depth, w bytes of a number in
 the compute dtype, s of one in the master weights.
 
-    K s (1 + moments) P + R (state of an update) + R max(backward) + corpus
+    K s (1 + moments) P + R (copies + activations) + corpus
 
-- An update holds a copy of the parameters and a gradient in the compute dtype, `2 w P`; float32 gradients where a
-  batch is cut into parts (`s P` more).
-- The backward pass holds what a block keeps, for all L blocks, and the logits `s M V`; their gradient takes their
-  place.
-- A block keeps `w (C_D d + C_F f + 3 a) + C_T H T` bytes per row without remat; `w (2 d + a + 2 kv + c f)` with `dots`,
-  c the number of opening matrices of the MLP; its input `w d` with `full`.  With remat one block's whole set is there
-  too.
+- Copies: parameters and a gradient in the compute dtype, `2 w P`; where a batch is cut, a gradient `s P` more.  Under
+  fsdp one block, the embedding and the readout are gathered whole, `2 w` each.
+- Without remat every block keeps its activations while the logits, `s M V`, are there; their gradient takes their
+  place.  Per row a scanned block keeps `w (7 d + 5 f + 3 a) + (w + 5) H T`, an unrolled one, which the compiler
+  fuses across the backward pass, `w (2 d + f + 3 a + H T)`.
+- With remat a block keeps its input, `w d`, with `dots` the results of its products too; the peak is the larger of the
+  logits and of one block at work, `w (5 d + f) + s H T`.
 
-Parameters are divided over fsdp x tensor, rows over data x fsdp, heads, MLP and vocabulary over tensor.  The constants
-are counts of what differentiation keeps, less what the TPU compiler computes anew; docs/memory.md has the comparison.
+Parameters are divided over fsdp x tensor, rows over data x fsdp, heads, MLP and vocabulary over tensor.  The counts of
+copies are fitted to the TPU compiler's figures in docs/memory.md, and stand for other compilers as well.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,6 @@ from lab.config.mesh import ONE
 
 # Numbers per parameter that optimizers keep beside it; Muon's hidden matrices have one, and Adafactor's are factored.
 MOMENTS = {"adam": 2, "adamw": 2, "lion": 1, "sgd": 1, "muon": 1, "adafactor": 0}
-# Kept per row without remat: copies of the stream, of the MLP's width, and bytes per attention score.
-_STREAMS, _MLPS, _SCORE = 7, 5, 7
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Layout:
     accumulate: int = 1
     remat: str = "none"
     mesh: MeshConfig = ONE
+    unroll: bool = False
 
     @property
     def at_once(self) -> int:
@@ -75,14 +74,19 @@ def memory(
     master = 8 if dtype == "float64" else 4
     width = {"float64": 8, "float32": 4, "bfloat16": 2}[dtype]
     mesh = layout.mesh
-    own = count.parameters(model, length).total / (mesh.fsdp * mesh.tensor)
+    found = count.parameters(model, length)
+    own = found.total / (mesh.fsdp * mesh.tensor)
+    gathered = 0.0
+    if mesh.fsdp > 1:
+        gathered = (found.embedding + count.matrix_parameters(model) / model.depth) / mesh.tensor
     rows = sequences * length / (layout.accumulate * mesh.rows)
     assert model.vocab is not None
-    whole, kept = _block(model, length, width, mesh.tensor, layout.remat)
-    held = rows * (model.depth * kept + (whole if layout.remat != "none" else 0) + master * model.vocab / mesh.tensor)
+    block, at_work = _block(model, length, width, layout)
+    logits = max(master, 4) * model.vocab / mesh.tensor
+    held = rows * (model.depth * block + (logits if layout.remat == "none" else max(logits, at_work)))
     if model.kind == "mlp":
         held += rows * 2 * width * model.context * model.width
-    working = own * (2 * width + (master if layout.accumulate > 1 else 0))
+    working = 2 * width * (own + gathered) + (master * own if layout.accumulate > 1 else 0)
     return Memory(
         state=int(layout.lanes * master * (1 + MOMENTS[optimizer]) * own),
         working=int(layout.at_once * working),
@@ -100,9 +104,10 @@ def memory_bytes(
     accumulate: int = 1,
     remat: str = "none",
     mesh: MeshConfig = ONE,
+    unroll: bool = False,
 ) -> int:
     """Estimated peak of one device that trains `lanes` lanes of a resolved run, bytes, without the corpus."""
-    layout = Layout(lanes, strategy, group, accumulate, remat, mesh)
+    layout = Layout(lanes, strategy, group, accumulate, remat, mesh, unroll)
     data = config.data
     return memory(
         config.model,
@@ -121,17 +126,20 @@ def state_bytes(config: RunConfig, lanes: int) -> int:
     return lanes * master * kept * count.parameters(config.model, config.data.length).total
 
 
-def _block(model: ModelConfig, length: int, width: int, tensor: int, remat: str) -> tuple[float, float]:
-    """Bytes per row that one block keeps without remat, and under `remat`."""
+def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple[float, float]:
+    """Bytes per row that one block keeps, and that it holds while its backward pass is at work under remat."""
     d = model.width
     if model.kind == "mlp":
         whole = width * d * (1 + 4 * model.block_layers)
-        return whole, {"none": whole, "dots": width * d * (1 + model.block_layers), "full": width * d}[remat]
+        return {"none": whole, "dots": width * d * (1 + model.block_layers), "full": width * d}[layout.remat], whole
     assert model.heads is not None and model.kv_heads is not None
     assert model.head_dim is not None and model.mlp_width is not None
+    tensor = layout.mesh.tensor
     inner, kv = model.heads * model.head_dim / tensor, model.kv_heads * model.head_dim / tensor
-    mlp, score = model.mlp_width / tensor, model.heads * length / tensor
-    openings = 2 if model.mlp == "swiglu" else 1
-    whole = width * (_STREAMS * d + _MLPS * mlp + 3 * inner) + _SCORE * score
-    dots = width * (3 * d + inner + 2 * kv + openings * mlp)
-    return whole, {"none": whole, "dots": dots, "full": width * d}[remat]
+    mlp, scores = model.mlp_width / tensor, model.heads * length / tensor
+    wide = 3 if model.mlp == "swiglu" else 1  # gate and up, and their product, which the compiler keeps too
+    scanned = width * (7 * d + 5 * mlp + 3 * inner) + (width + 5) * scores
+    unrolled = width * (2 * d + mlp + 3 * inner + scores)
+    dots = width * (3 * d + inner + 2 * kv + wide * mlp)
+    kept = {"none": unrolled if layout.unroll else scanned, "dots": dots, "full": width * d}[layout.remat]
+    return kept, width * (5 * d + mlp) + max(width, 4) * scores

@@ -157,7 +157,13 @@ def _estimate(group: Group, how: Execution) -> int:
     first = group.runs[0].config
     assert how.mesh.lane is not None
     layout = memory.Layout(
-        how.lanes // how.mesh.lane, how.strategy, how.group, how.accumulate, how.forward.remat, how.mesh
+        how.lanes // how.mesh.lane,
+        how.strategy,
+        how.group,
+        how.accumulate,
+        how.forward.remat,
+        how.mesh,
+        how.forward.unroll,
     )
     return memory.memory(
         first.model,

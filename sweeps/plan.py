@@ -232,6 +232,7 @@ def _memory(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
         accumulate=how.accumulate,
         remat=how.forward.remat,
         mesh=how.mesh,
+        unroll=how.forward.unroll,
     )
     return training + (probe_cost.memory(probe, run.config, how) if probe is not None else 0)
 

@@ -50,7 +50,10 @@ def test_a_batch_is_cut_into_the_fewest_parts_that_fit(base: RunConfig) -> None:
     whole = planned(base)
     assert whole.execution.accumulate == 1
     config = resolve(base)
-    needs = {parts: memory_bytes(config, lanes=1, strategy="map", group=1, accumulate=parts) for parts in (1, 2, 4)}
+    needs = {
+        parts: memory_bytes(config, lanes=1, strategy="map", group=1, accumulate=parts, unroll=True)
+        for parts in (1, 2, 4)
+    }
     assert needs[1] > needs[2] > needs[4]
     for capacity, parts in ((needs[1], 1), (needs[1] - 1, 2), (needs[2] - 1, 4), (needs[4] - 1, 1)):
         machine = dataclasses.replace(here("cpu"), usable_hbm_gib=capacity / 2**30)

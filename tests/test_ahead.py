@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.memory_case import LARGE
 from lab.check import InputError
 from lab.config import MeshConfig, ModelConfig
 from lab.layer import Forward
 from lab.program import Shape
 from sweeps import ahead, outlook
+from sweeps.cli import main
 from sweeps.machine import named
 
 needs_libtpu = pytest.mark.skipif(not ahead.available(), reason="libtpu is not installed (extra tpu-aot)")
@@ -67,6 +69,16 @@ def test_the_verdict_turns_at_the_memory_by_bisection_over_lanes() -> None:
     assert within is not None and beyond is not None
     assert within <= machine.device_memory_bytes < beyond
     assert "exceeds" in asked[2 * found].message or "Used" in asked[2 * found].message
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_7b_model_does_not_fit_four_small_chips() -> None:
+    """A refusal takes seconds; that v5e-16 holds it takes minutes, and stands in docs/memory.md."""
+    case = LARGE["7B-v5e-4"]
+    found = ahead.verdicts([case.question], named(case.machine))[0]
+    assert not found.fits and found.needed_bytes is not None
+    assert found.needed_bytes > named(case.machine).device_memory_bytes
 
 
 @needs_libtpu
@@ -177,3 +189,34 @@ def test_the_search_over_lanes_asks_neighbours_only(begin: int, limit: int, expe
 
     assert outlook.widest(1, 32, lambda lanes: lanes <= begin, fits) == expected
     assert len(asked) <= most
+
+
+@pytest.mark.parametrize("name", ["v4-16", "h200-8", "cpu"])
+def test_a_plan_for_a_machine_that_is_not_here(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", _never)
+    monkeypatch.setattr(ahead, "available", lambda: False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert main(["plan", "quickstart", "--on", name, "--json"]) == 0
+    found, machine = json.loads(capsys.readouterr().out), named(name)
+    assert found["machine"] == name and found["note"] == machine.naming_note
+    assert found["verdicts"].startswith("analytic estimate")
+    assert ("pip install 'lr-scaling-lab[tpu-aot]'" in found["verdicts"]) == (machine.platform == "tpu")
+    assert found["largest_model"]["memory_bytes"] <= found["capacity_bytes"]
+    for row in found["programs"]:
+        assert row["fits"] and row["memory_bytes"] <= found["capacity_bytes"] and row["collectives"] is None
+        assert row["chip_hours"] == pytest.approx(row["seconds"] * machine.chips / 3600)
+        assert row["lanes"] & (row["lanes"] - 1) == 0 and row["checkpoint_bytes"] > 0
+    assert main(["plan", "quickstart", "--on", name]) == 0
+    assert "analytic estimate" in capsys.readouterr().out
+
+
+def test_a_machine_that_nobody_knows_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in (
+        (["--on", "v5e-17"], "v5e-17 is not a machine"),
+        (["--no-compile"], "--no-compile and --check-largest are about a machine: name it with --on"),
+    ):
+        assert main(["plan", "quickstart", *words]) == 2
+        error = capsys.readouterr().err
+        assert expected in error and error.count("\n") == 1
