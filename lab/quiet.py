@@ -1,4 +1,4 @@
-"""libtpu on a machine without a TPU: what it needs to know before JAX is imported, to say nothing."""
+"""Libraries that say more than a person at a terminal wants to read."""
 
 import glob
 import os
@@ -11,8 +11,16 @@ _TOLD = {
 }
 
 
+def quiet_logs() -> None:
+    """Of what libraries log through absl, show errors only."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    logging.set_stderrthreshold(logging.ERROR)
+
+
 def quiet_absent_tpu() -> None:
-    """Tell libtpu not to look for a TPU where there is none; does nothing on a TPU host."""
+    """Tell libtpu not to look for a TPU where there is none, before JAX is imported; does nothing on a TPU host."""
     if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*"):
         for name, value in _TOLD.items():
             os.environ.setdefault(name, value)

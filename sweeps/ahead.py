@@ -46,7 +46,12 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
+_COLLECTIVE = re.compile(rf"= [^=]*?\b({'|'.join(COLLECTIVES)})(?:-start)?\(")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class CompilerError(InputError):
+    """The compiler gave no verdict: it crashed, or it took too long."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def verdicts(questions: Sequence[Question], machine: Machine, *, limit: float = 
         limit: seconds for each program that has to be compiled.
 
     Raises:
-        InputError: the machine is no TPU, libtpu is missing, or the compiler failed or took too long.
+        InputError: the machine is no TPU, or libtpu is missing.
+        CompilerError: the compiler failed or took too long.
     """
     require(machine.topology is not None, f"{machine.name} is no TPU slice: there is no compiler to ask about it")
     require(available(), INSTALL)
@@ -196,9 +202,9 @@ def _compile(questions: Sequence[Question], files: Sequence[Path], machine: Mach
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
         named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
         last = (named or lines or [""])[-1]
-        raise InputError(
+        raise CompilerError(
             f"the TPU compiler {ended} on program {len(answers) + 1} of {len(questions)} for {machine.name}"
-            f"{': ' + last[:200] if last else ''}: the analytic estimate remains (--no-compile)"
+            f"{': ' + last[:200] if last else ''}"
         )
 
 
@@ -256,9 +262,22 @@ def _answer(plain: dict[str, Any], devices: Sequence[Any], options: dict[str, st
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How often each kind of communication stands in a compiled text; a pair of start and done counts once."""
-    found = {kind: len(re.findall(rf"= [^=]*?\b{kind}(?:-start)?\(", text)) for kind in COLLECTIVES}
-    return {kind: count for kind, count in found.items() if count}
+    """How often each kind of communication stands in a compiled text.
+
+    A pair of start and done counts once, and so do the steps that a TPU overlaps with products, which share a channel.
+    A TPU's reduce-scatter is an all-reduce inside a fusion of that name.
+    """
+    found: dict[str, set[str]] = {kind: set() for kind in COLLECTIVES}
+    scatters = False
+    for number, line in enumerate(text.splitlines()):
+        if line.endswith("{") and not line.startswith(" "):
+            scatters = "all-reduce-scatter" in line.split("(")[0]
+        match = _COLLECTIVE.search(line)
+        if match:
+            kind = "reduce-scatter" if scatters and match[1] == "all-reduce" else match[1]
+            channel = re.search(r"channel_id=\d+", line)
+            found[kind].add(channel[0] if channel else str(number))
+    return {kind: len(places) for kind, places in found.items() if places}
 
 
 def _needed(text: str) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lab.check import InputError, nearest, require
-from lab.quiet import quiet_absent_tpu
+from lab.quiet import quiet_absent_tpu, quiet_logs
 from sweeps import (
     compare_parser,
     fit_parser,
@@ -18,6 +18,7 @@ from sweeps import (
     horizon_parser,
     laws_parser,
     machine_parser,
+    parametrization_parser,
     predict_parser,
     schedule_parser,
     settings,
@@ -96,8 +97,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     export = _command(commands, "export", _export, "every run as a CSV table", "results/quickstart --csv runs.csv")
     export.add_argument("dir", metavar="DIR", type=Path)
     export.add_argument("--csv", metavar="FILE", type=Path, required=True)
-    _parametrization_parser(commands)
-    _coordinates_parser(commands)
+    parametrization_parser.add(commands, _command)
     schedule_parser.add(commands, _command)
     sharpness_parser.add(commands, _command)
     laws_parser.add(commands, _command)
@@ -132,55 +132,6 @@ def _probe_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _parametrization_parser(commands: Any) -> None:
-    group = commands.add_parser(
-        "parametrization",
-        help="the rules as numbers: every leaf's init, multiplier, rate, eps and decay",
-        description="The rules as numbers.",
-    )
-    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
-    listed = _command(actions, "list", _parametrization_list, "every parametrization with its source", "")
-    listed.add_argument("--json", action="store_true", help="print as JSON")
-    show = _command(
-        actions,
-        "show",
-        _parametrization_show,
-        "multipliers of every leaf of a transformer, relative to its base shape",
-        "mup --width 1024 --base-width 256 --depth 8 --optimizer adamw",
-    )
-    show.add_argument("name", metavar="NAME", help="mup, sp, ... (lrlab parametrization list)")
-    show.add_argument("--width", type=int, required=True)
-    show.add_argument("--base-width", type=int, required=True)
-    show.add_argument("--depth", type=int, default=2)
-    show.add_argument("--optimizer", default="adamw", help="sgd, adam, adamw, adafactor, muon or lion")
-    show.add_argument("--alignment", default="full", help="full, none or classical")
-    show.add_argument("--depth-rule", default="none", help="none, sqrt or complete")
-    show.add_argument("--base-depth", type=int, help="depth at which the depth rule is the identity")
-    show.add_argument("--ablate", metavar="RULE", help="switch rules off, as in hidden.lr+attention")
-    settings.add(show, metavar="NAME=VALUE", help="any other setting, as in model.tied=true")
-    show.add_argument("--json", action="store_true", help="print as JSON")
-
-
-def _coordinates_parser(commands: Any) -> None:
-    check = _command(
-        commands,
-        "coord-check",
-        _coord_check,
-        "do activations and updates keep their size as the model grows? Exit status 1 says no",
-        "mup --widths 16,32,64,256 --steps 6 --out results/coordinates",
-    )
-    check.add_argument("name", metavar="NAME", nargs="?", default="mup", help="parametrization (default mup)")
-    sizes = check.add_mutually_exclusive_group()
-    sizes.add_argument("--widths", help="widths, as in 16,32,64,256 (the default); the first is the base")
-    sizes.add_argument("--depths", help="depths instead, as in 2,4,8,16,32; the first is the base")
-    check.add_argument("--steps", type=int, default=6, help="updates to look at (default 6)")
-    check.add_argument("--seeds", type=int, default=3, help="seeds per size (default 3)")
-    check.add_argument("--ablate", metavar="RULE", help="judge a rule that is off, where it shows, against the whole")
-    settings.add(check, metavar="NAME=VALUE", help="any other setting, as in optimizer.kind=sgd")
-    check.add_argument("--out", metavar="DIR", type=Path, help="write the picture and the table there")
-    check.add_argument("--json", action="store_true", help="print as JSON")
-
-
 def _command(commands: Any, name: str, run: Any, does: str, example: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=does, description=does, allow_abbrev=False)
     parser.epilog = f"example: {parser.prog} {example}"
@@ -212,7 +163,7 @@ def _sweep(options: argparse.Namespace) -> int:
     changes = settings.parse(options.settings)
     if options.keep:
         changes["exec.keep"] = [options.keep]
-    _quiet()
+    quiet_logs()
     sweep = replaced(_probed(catalog.load(options.sweep), options.probe), changes)
     if options.dry_run:
         estimate.show(estimate.estimate(sweep, smoke=options.smoke), terminal)
@@ -242,7 +193,7 @@ def _plan(options: argparse.Namespace) -> int:
     from sweeps.sweep import replaced
     from sweeps.table import console
 
-    _quiet()
+    quiet_logs()
     require(
         options.on is not None or not (options.no_compile or options.check_largest),
         "--no-compile and --check-largest are about a machine: name it with --on",
@@ -262,14 +213,14 @@ def _plan_on(sweep: "Sweep", options: argparse.Namespace) -> int:
     import os
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # planning for another machine leaves an accelerator of this one alone
-    from sweeps import outlook
+    from sweeps import outlook, outlook_table
     from sweeps.table import console
 
     found = outlook.outlook(sweep, options.on, compile=not options.no_compile, check_largest=options.check_largest)
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        outlook.show(found, console(soft_wrap=True))
+        outlook_table.show(found, console(soft_wrap=True))
     return 0
 
 
@@ -318,70 +269,10 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parametrization_list(options: argparse.Namespace) -> int:
-    from lab.parametrization import names
-
-    if options.json:
-        print(json.dumps(dict(names()), indent=1))
-    else:
-        for name, line in names().items():
-            print(f"{name:14}{line}")
-    return 0
-
-
-def _parametrization_show(options: argparse.Namespace) -> int:
-    from sweeps import rules
-
-    changes = settings.single(options.settings)
-    for name, value in {
-        "parametrization.name": options.name,
-        "parametrization.base_width": options.base_width,
-        "parametrization.alignment": options.alignment,
-        "parametrization.depth": options.depth_rule,
-        "parametrization.base_depth": options.base_depth,
-        "parametrization.ablate": options.ablate,
-        "model.width": options.width,
-        "model.depth": options.depth,
-        "optimizer.kind": options.optimizer,
-    }.items():
-        changes.setdefault(name, value)
-    found = rules.show(changes)
-    print(json.dumps(found, indent=1) if options.json else rules.text(found))
-    return 0
-
-
-def _coord_check(options: argparse.Namespace) -> int:
-    from sweeps import coordinates
-
-    _quiet()
-    axis = "depth" if options.depths else "width"
-    default = coordinates.DEPTHS if axis == "depth" else coordinates.WIDTHS
-    text = options.depths or options.widths
-    check = coordinates.Check(
-        name=options.name,
-        axis=axis,
-        sizes=default if text is None else _sizes(text),
-        steps=options.steps,
-        seeds=options.seeds,
-        settings=settings.single(options.settings),
-    )
-    found = coordinates.ablation(check, options.ablate) if options.ablate else coordinates.whole(check)
-    if options.out is not None:
-        coordinates.write(found, options.out)
-    print(json.dumps(found.summary(), indent=1) if options.json else coordinates.text(found))
-    return 0 if found.passed else 1
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    require(all(part.isdigit() for part in parts), f"{text} is not a list of sizes: write them as in 16,32,64")
-    return tuple(int(part) for part in parts)
-
-
 def _doctor(options: argparse.Namespace) -> int:
     from sweeps import doctor
 
-    _quiet()
+    quiet_logs()
     found = doctor.examine()
     print(json.dumps(found, indent=1) if options.json else doctor.text(found))
     return 0
@@ -398,14 +289,6 @@ def _again(options: argparse.Namespace) -> str:
     words += ["--keep", options.keep] if options.keep else []
     words += group_options.words(options)
     return shlex.join(words)
-
-
-def _quiet() -> None:
-    """Libraries log through absl; a person wants our lines only."""
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-    logging.set_stderrthreshold(logging.ERROR)
 
 
 if __name__ == "__main__":

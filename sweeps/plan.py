@@ -7,7 +7,7 @@ from typing import Any
 
 from lab import corpus, count, sharding
 from lab.check import require
-from lab.config import ExecConfig, ModelConfig, SharpnessConfig
+from lab.config import ExecConfig, MeshConfig, ModelConfig, RunConfig, SharpnessConfig
 from lab.device import Execution, execution
 from lab.identity import digest, dump
 from lab.memory import memory_bytes
@@ -166,7 +166,7 @@ def passes(runs: Sequence[Run]) -> float:
 
 def memory(group: Group, probe: SharpnessConfig | None = None) -> int:
     """Estimated peak bytes of a unit of the group, with what a probe takes; all have the same K."""
-    return _memory(group.runs[0], group.units[0].execution, probe)
+    return memory_of(group.runs[0], group.units[0].execution, probe)
 
 
 def seconds(groups: Sequence[Group], machine: Machine, *, extra: float = 0.0) -> float:
@@ -214,15 +214,21 @@ def _units(members: Sequence[Run], settings: ExecConfig, machine: Machine, probe
 
 def _fitting(run: Run, how: Execution, capacity: float, probe: SharpnessConfig | None) -> Execution:
     """The execution with the batch cut into as few equal parts as fit the memory; whole if none does."""
-    sequences = run.config.data.sequences
-    for parts in (n for n in range(1, sequences + 1) if sequences % n == 0):
+    for parts in cuts(run.config, how.mesh):
         cut = dataclasses.replace(how, accumulate=parts)
-        if _memory(run, cut, probe) <= capacity:
+        if memory_of(run, cut, probe) <= capacity:
             return cut
     return how
 
 
-def _memory(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
+def cuts(config: RunConfig, mesh: MeshConfig) -> list[int]:
+    """Into how many equal parts a batch can be cut on a mesh, ascending; one where the mesh does not divide it."""
+    sequences = config.data.sequences
+    return [n for n in range(1, sequences + 1) if n == 1 or sequences % (n * mesh.rows) == 0]
+
+
+def memory_of(run: Run, how: Execution, probe: SharpnessConfig | None) -> int:
+    """Estimated peak bytes of one device that trains lanes of a run's program, without the corpus."""
     assert how.mesh.lane is not None
     training = memory_bytes(
         run.config,

@@ -15,17 +15,19 @@ _VECTORS = 6
 
 
 def memory(config: SharpnessConfig, run: RunConfig, how: Execution) -> int:
-    """Estimated bytes that measuring a unit takes beyond training it.
+    """Estimated bytes of one device that measuring a unit takes beyond training it.
 
     Warm vectors of all lanes; of the lanes at once the Lanczos basis and what a product keeps beyond a gradient.
     """
     vector = count.parameters(run.model, run.data.length).total * (8 if run.dtype == "float64" else 4)
     one = memory_bytes(run, lanes=1, strategy="map", group=1, accumulate=how.accumulate)
     activations = one - 4 * vector  # parameters, two moments and a gradient are the rest
-    at_once = {"vmap": how.lanes, "map": 1, "both": how.group}[how.strategy]
+    assert how.mesh.lane is not None
+    lanes = how.lanes // how.mesh.lane
+    at_once = {"vmap": lanes, "map": 1, "both": how.group}[how.strategy]
     spectra = sum(name in SPECTRA for name in config.names)
     working = vector * (config.steps + _VECTORS) + (_ACTIVATIONS - 1) * activations
-    return int(how.lanes * spectra * vector + at_once * working)
+    return int(lanes * spectra * vector + at_once * working)
 
 
 def gradients(config: SharpnessConfig, layers: int, steps: int) -> float:

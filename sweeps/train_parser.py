@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.check import require
+from lab.quiet import quiet_logs
 from sweeps import group_options, settings
 
 
@@ -35,14 +36,11 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from absl import logging
-
     from sweeps import final_run
     from sweeps.journal import JournalConfig
     from sweeps.table import console
 
-    logging.set_verbosity(logging.ERROR)
-    logging.set_stderrthreshold(logging.ERROR)
+    quiet_logs()
     terminal = console(soft_wrap=True)
     require(not options.out.is_file(), f"--out {options.out} is a file: give a folder")
     root: Path = options.out / "smoke" if options.smoke else options.out

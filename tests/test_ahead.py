@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,23 @@ import pytest
 
 from benchmarks.memory_case import LARGE
 from lab.check import InputError
-from lab.config import MeshConfig, ModelConfig
+from lab.config import (
+    DataConfig,
+    ExecConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+    SharpnessConfig,
+)
 from lab.layer import Forward
 from lab.program import Shape
-from sweeps import ahead, outlook
+from sweeps import ahead
 from sweeps.cli import main
-from sweeps.machine import named
+from sweeps.machine import Machine, named
+from sweeps.plan import Group, plan
+from sweeps.room import room, widest
+from sweeps.sweep import Sweep, resolved
 
 needs_libtpu = pytest.mark.skipif(not ahead.available(), reason="libtpu is not installed (extra tpu-aot)")
 
@@ -63,12 +75,16 @@ def test_the_verdict_turns_at_the_memory_by_bisection_over_lanes() -> None:
         asked[lanes] = ahead.verdict(program, machine, tokens=None)
         return asked[lanes].fits
 
-    found = outlook.widest(1, 64, lambda lanes: lanes <= 4, fits)
-    assert asked[found].fits and not asked[2 * found].fits
-    within, beyond = asked[found].memory_bytes, asked[2 * found].memory_bytes
+    bucket = widest([1, 2, 4, 8, 16, 32, 64], lambda lanes: lanes <= 4, fits)
+    assert asked[bucket].fits and not asked[2 * bucket].fits
+    most, least = bucket, 2 * bucket  # that fit, that do not: to the single lane
+    while least - most > 1:
+        middle = (most + least) // 2
+        most, least = (middle, least) if fits(middle) else (most, middle)
+    within, beyond = asked[most].memory_bytes, asked[least].memory_bytes
     assert within is not None and beyond is not None
-    assert within <= machine.device_memory_bytes < beyond
-    assert "exceeds" in asked[2 * found].message or "Used" in asked[2 * found].message
+    assert within <= machine.device_memory_bytes < beyond < 1.2 * machine.device_memory_bytes
+    assert "exceeds" in asked[least].message or "Used" in asked[least].message
 
 
 @needs_libtpu
@@ -177,6 +193,25 @@ def test_communication_is_counted_once_per_pair_of_start_and_done() -> None:
     assert ahead.collectives(text) == {"all-gather": 1, "all-reduce": 1}
 
 
+def test_communication_in_fusions_of_a_tpu_is_counted_by_channel_and_named_for_what_it_does() -> None:
+    text = """
+%async_collective_fusion.1 (p: bf16[8]) -> bf16[8] {
+  %all-gather.1 = bf16[32]{0} all-gather(%p), channel_id=3, dimensions={0}
+}
+%async_collective_fusion.2 (p: bf16[8]) -> bf16[8] {
+  %all-gather.2 = bf16[32]{0} all-gather(%p), channel_id=3, dimensions={0}
+}
+%all-reduce-scatter.7.clone (p: bf16[32]) -> bf16[8] {
+  %all-reduce.7 = bf16[32]{0} all-reduce(%p), channel_id=9, to_apply=%add
+}
+ENTRY %main (p: bf16[32]) -> bf16[8] {
+  %f = bf16[8]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.7.clone
+  %all-reduce.8 = f32[] all-reduce(%q), channel_id=10, to_apply=%add
+}
+"""
+    assert ahead.collectives(text) == {"all-gather": 1, "all-reduce": 1, "reduce-scatter": 1}
+
+
 @pytest.mark.parametrize(
     ("begin", "limit", "expected", "most"), [(4, 16, 16, 4), (32, 4, 4, 4), (8, 8, 8, 2), (1, 0, 1, 1)]
 )
@@ -187,8 +222,73 @@ def test_the_search_over_lanes_asks_neighbours_only(begin: int, limit: int, expe
         asked.append(lanes)
         return lanes <= limit
 
-    assert outlook.widest(1, 32, lambda lanes: lanes <= begin, fits) == expected
+    assert widest([1, 2, 4, 8, 16, 32], lambda lanes: lanes <= begin, fits) == expected
     assert len(asked) <= most
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, fits: Callable[[Shape], bool]) -> list[Shape]:
+    """A compiler for which these programs fit, in 1 GiB; gives what it is asked."""
+    asked: list[Shape] = []
+
+    def verdict(shape: Shape, machine: Machine, **_: Any) -> ahead.Verdict:
+        del machine
+        asked.append(shape)
+        return ahead.Verdict(fits(shape), "", 0.0, {}, peak_bytes=2**30 if fits(shape) else None)
+
+    monkeypatch.setattr(ahead, "verdict", verdict)
+    return asked
+
+
+def group_of(sequences: int, length: int) -> Group:
+    model, schedule = ModelConfig(width=512, depth=8, head_dim=64), ScheduleConfig(steps=1, decay_fraction=0)
+    base = RunConfig(model=model, data=DataConfig(sequences=sequences, length=length), schedule=schedule)
+    sweep = Sweep(name="s", question="?", cost="", expected="", base=base, points=({},))
+    return plan(resolved(sweep), ExecConfig(), machine=named("v5e-4"))[0]
+
+
+def test_a_batch_is_cut_only_where_the_fewest_lanes_do_not_fit_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, group = named("v5e-4"), group_of(sequences=1024, length=1024)
+    parts = room(group, ExecConfig(), machine, compiles=False).execution.accumulate
+    assert parts > 1
+    # (parts from which the compiler lets it pass, those that are chosen, whether they fit, what is compiled)
+    expected = [
+        (1, 1, True, [1]),
+        (parts, parts, True, [1, parts]),
+        (2 * parts, 2 * parts, True, [1, parts, 2 * parts]),
+        (10**6, 1, False, [1, parts, 2 * parts, 4 * parts]),
+    ]
+    for least, chosen, fits, compiled in expected:
+        asked = pretend(monkeypatch, lambda shape, least=least: shape.accumulate >= least)
+        found = room(group, ExecConfig(), machine, compiles=True)
+        assert (found.execution.accumulate, found.fits) == (chosen, fits)
+        assert [shape.accumulate for shape in asked] == compiled and found.execution.lanes == 4
+
+
+def test_a_probe_takes_room_beside_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, group = named("v5e-4"), group_of(sequences=8, length=64)
+    pretend(monkeypatch, lambda _: True)
+    alone = room(group, ExecConfig(), machine, compiles=True)
+    probed = room(group, ExecConfig(), machine, probe=SharpnessConfig(), compiles=True)
+    assert alone.needed_bytes == 2**30 < (probed.needed_bytes or 0)
+
+
+def test_where_the_compiler_fails_the_plan_has_an_estimate_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pretended: None
+) -> None:
+    del pretended
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise ahead.CompilerError("the TPU compiler ended with status -6")
+
+    monkeypatch.setattr(ahead, "verdict", fails)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert main(["plan", "quickstart", "--on", "v5e-4", "--check-largest", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["largest_model"]["checked"] == "analytic"
+    for row in found["programs"]:
+        assert row["fits"] and row["checked"] == "analytic" and "status -6" in row["failure"]
+    assert main(["plan", "quickstart", "--on", "v5e-4"]) == 0
+    assert "an estimate, since the TPU compiler ended with status -6" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["v4-16", "h200-8", "cpu"])
