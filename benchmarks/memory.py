@@ -41,6 +41,7 @@ def estimate(case: Case) -> memory.Memory:
         sequences=case.sequences,
         length=case.length,
         dtype=case.dtype,
+        optimizer=case.optimizer,
         corpus_bytes=case.tokens or 0,
     )
 

@@ -31,6 +31,7 @@ class Case:
     unroll: bool = False
     strategy: str = "vmap"
     accumulate: int = 1
+    optimizer: str = "adam"
     tokens: int | None = None
 
     @property
@@ -48,6 +49,7 @@ class Case:
             self.strategy if self.lanes > self.mesh.sizes[0] else "",
             f"batch in {self.accumulate} parts" if self.accumulate > 1 else "",
             "unrolled" if self.unroll else "",
+            self.optimizer if self.optimizer != "adam" else "",
         ]
         return ", ".join(filter(None, parts))
 
@@ -60,7 +62,7 @@ class Case:
         settings: dict[str, Any] = {"dtype": self.dtype, "strategy": self.strategy}
         shape = Shape(
             model=self.model,
-            optimizer="adam",
+            optimizer=self.optimizer,
             sequences=self.sequences,
             length=self.length,
             lanes=self.lanes,
@@ -76,6 +78,7 @@ class Case:
 
 FSDP, DATA, TENSOR = (MeshConfig(lane=1, **{axis: 4}) for axis in ("fsdp", "data", "tensor"))
 BOTH = MeshConfig(lane=2, fsdp=2)
+HALF = MeshConfig(lane=1, fsdp=2, tensor=2)
 SMALL = Case("v5e-4", 32, 2, 2048, 128, lanes=8, vocab=256, head_dim=8, dtype="float32", unroll=True, tokens=5000)
 
 CASES: dict[str, Case] = {
@@ -101,6 +104,19 @@ CASES: dict[str, Case] = {
     "lanes-parts": Case("v5e-4", 512, 8, 64, 512, lanes=4, dtype="float32", accumulate=4),
     "tensor-full": Case("v6e-4", 1024, 8, 8, 1024, mesh=TENSOR, vocab=32000, head_dim=128, remat="full"),
     "lanes-state": Case("v5p-4", 512, 8, 8, 256, lanes=32, vocab=16384, remat="dots"),
+    # Predicted before they were compiled.
+    "data-parts": Case(
+        "v5p-4", 768, 10, 64, 512, mesh=DATA, vocab=32000, mlp="swiglu", dtype="float32", remat="full", accumulate=2
+    ),
+    "tensor-fsdp": Case(
+        "v5e-4", 1536, 12, 8, 2048, mesh=HALF, vocab=32000, head_dim=128, mlp="swiglu", mlp_width=4096, remat="full"
+    ),
+    "lanes-sgd": Case("v4-4", 384, 6, 16, 512, lanes=16, dtype="float32", optimizer="sgd"),
+    "lanes-both": Case("v6e-4", 192, 4, 16, 256, lanes=128, remat="dots", strategy="both"),
+    "fsdp-muon": Case(
+        "v5p-4", 1024, 12, 16, 1024, mesh=FSDP, vocab=32000, head_dim=128, remat="dots", optimizer="muon"
+    ),
+    "lanes-lion": Case("v5e-4", 640, 10, 8, 1024, lanes=8, remat="full", optimizer="lion"),
 }
 
 # The 7B model of LLaMA (arXiv 2302.13971, table 2) on named slices, one sequence per chip at 2048 tokens.

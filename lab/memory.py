@@ -6,11 +6,14 @@ the compute dtype, s of one in the master weights.
 
     K s (1 + moments) P + R (copies + activations) + corpus
 
-- Copies: parameters and a gradient in the compute dtype, `2 w P`; where a batch is cut, a gradient `s P` more.  Under
-  fsdp one block, the embedding and the readout are gathered whole, `2 w` each.
-- Without remat every block keeps its activations while the logits, `s M V`, are there; their gradient takes their
-  place.  Per row a scanned block keeps `w (7 d + 5 f + 3 a) + (w + 5) H T`, an unrolled one, which the compiler
-  fuses across the backward pass, `w (2 d + f + 3 a + H T)`.
+- State: lanes that take turns (`map`, `both`) are read from one stack and written to another, so theirs counts twice.
+- Copies: parameters and a gradient in the compute dtype, `2 w P`, and where rows are divided the sum of gradients, `w P`;
+  where a batch is cut, a gradient `s P` more.  Under fsdp one block, the embedding and the readout are gathered, `w` each.
+- Logits are float32, `4 V`; beside them stands their gradient in the compute dtype if that is smaller.
+- Without remat every block keeps its activations while the logits are there, whose gradient takes their place.  Per row
+  a scanned block keeps `w (7 d + 5 f + 3 a) + (6 + w') H T`, w' a copy of the scores in the compute dtype if that is
+  smaller than float32 (0 if not); an unrolled one, which the compiler fuses across the backward pass,
+  `w (2 d + f + 3 a + H T)`.
 - With remat a block keeps its input, `w d`, with `dots` the results of its products too; the peak is the larger of the
   logits and of one block at work, `w (5 d + f) + s H T`.
 
@@ -82,13 +85,15 @@ def memory(
     rows = sequences * length / (layout.accumulate * mesh.rows)
     assert model.vocab is not None
     block, at_work = _block(model, length, width, layout)
-    logits = max(master, 4) * model.vocab / mesh.tensor
+    logits = (master + (_smaller(width) if layout.remat != "none" else 0)) * model.vocab / mesh.tensor
     held = rows * (model.depth * block + (logits if layout.remat == "none" else max(logits, at_work)))
     if model.kind == "mlp":
         held += rows * 2 * width * model.context * model.width
-    working = 2 * width * (own + gathered) + (master * own if layout.accumulate > 1 else 0)
+    copies = 3 if mesh.rows > 1 else 2
+    working = width * (copies * own + gathered) + (master * own if layout.accumulate > 1 else 0)
+    stacks = 1 if layout.at_once == layout.lanes else 2
     return Memory(
-        state=int(layout.lanes * master * (1 + MOMENTS[optimizer]) * own),
+        state=int(stacks * layout.lanes * master * (1 + MOMENTS[optimizer]) * own),
         working=int(layout.at_once * working),
         activations=int(layout.at_once * held),
         corpus=corpus_bytes,
@@ -126,6 +131,11 @@ def state_bytes(config: RunConfig, lanes: int) -> int:
     return lanes * master * kept * count.parameters(config.model, config.data.length).total
 
 
+def _smaller(width: int) -> int:
+    """Bytes of a copy in the compute dtype beside a float32 array; none where that is no smaller."""
+    return width if width < 4 else 0
+
+
 def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple[float, float]:
     """Bytes per row that one block keeps, and that it holds while its backward pass is at work under remat."""
     d = model.width
@@ -138,7 +148,7 @@ def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple
     inner, kv = model.heads * model.head_dim / tensor, model.kv_heads * model.head_dim / tensor
     mlp, scores = model.mlp_width / tensor, model.heads * length / tensor
     wide = 3 if model.mlp == "swiglu" else 1  # gate and up, and their product, which the compiler keeps too
-    scanned = width * (7 * d + 5 * mlp + 3 * inner) + (width + 5) * scores
+    scanned = width * (7 * d + 5 * mlp + 3 * inner) + (_smaller(width) + max(width, 4) + 2) * scores
     unrolled = width * (2 * d + mlp + 3 * inner + scores)
     dots = width * (3 * d + inner + 2 * kv + wide * mlp)
     kept = {"none": unrolled if layout.unroll else scanned, "dots": dots, "full": width * d}[layout.remat]

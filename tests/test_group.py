@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,55 @@ def test_two_processes_train_what_one_device_trains(tmp_path: Path) -> None:
         assert apart(losses(tmp_path, "one"), losses(tmp_path, out)) < 2e-4
         claims = list((tmp_path / out).glob("units/*/claims/*.json"))
         assert len(claims) == 1  # process 0 alone writes
+
+
+# How JAX derives the address of process 0 from the number of a job.
+FIRST_PORT, PORTS = 61440, 4096
+
+
+def free_job() -> int:
+    """A job whose port nobody has."""
+    for job in range(os.getpid() % PORTS, PORTS):
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", FIRST_PORT + job)):
+                return job
+    raise AssertionError("no port is free")
+
+
+def slurm(job: int, number: int) -> dict[str, str]:
+    step = {"STEP_NODELIST": "localhost", "NTASKS": "2", "PROCID": str(number), "LOCALID": str(number)}
+    return {f"SLURM_{name}": value for name, value in ({"JOB_ID": str(job)} | step).items()}
+
+
+def open_mpi(job: int, number: int) -> dict[str, str]:
+    ranks = {"WORLD_SIZE": "2", "WORLD_RANK": str(number), "WORLD_LOCAL_RANK": str(number)}
+    names = {f"OMPI_COMM_{name}": value for name, value in ranks.items()}
+    return names | {"OMPI_MCA_orte_hnp_uri": f"{job * PORTS}.0;tcp://127.0.0.1:1"}
+
+
+@pytest.mark.slow
+@pytest.mark.stack
+@pytest.mark.parametrize("variables", [slurm, open_mpi])
+def test_a_group_is_found_in_the_environment(variables: Callable[[int, int], dict[str, str]], tmp_path: Path) -> None:
+    """As these launchers describe it: eight lanes over the four devices of each of two processes."""
+    (tmp_path / "pair.py").write_text(SWEEP.format(steps=2))
+    job = free_job()
+    pair = []
+    for number in (0, 1):
+        with open(tmp_path / f"{number}.err", "w") as errors:
+            pair.append(
+                subprocess.Popen(
+                    arguments(tmp_path, "out", "--group"),
+                    env=environment(4, **variables(job, number)),
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                )
+            )
+    assert [process.wait(SECONDS) for process in pair] == [0, 0], errors_of(tmp_path, 0)[-2000:]
+    assert len(losses(tmp_path, "out")) == 8
+    record = json.loads(next((tmp_path / "out").glob("runs/*/record.json")).read_text())
+    assert record["exec"]["devices"] == 8
+    assert len(list((tmp_path / "out").glob("units/*/claims/*.json"))) == 1
 
 
 @pytest.mark.slow
