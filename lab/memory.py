@@ -6,16 +6,17 @@ the compute dtype, s of one in the master weights.
 
     K s (1 + moments) P + R (copies + activations) + corpus
 
-- State: lanes that take turns (`map`, `both`) are read from one stack and written to another, so theirs counts twice.
-- Copies: parameters and a gradient in the compute dtype, `2 w P`, and where rows are divided the sum of gradients, `w P`;
-  where a batch is cut, a gradient `s P` more.  Under fsdp one block, the embedding and the readout are gathered, `w` each.
-- Logits are float32, `4 V`; beside them stands their gradient in the compute dtype if that is smaller.
+- State: lanes that take turns (`map`, `both`) are read from one stack and written to another, which counts as working.
+- Copies: parameters and a gradient in the compute dtype, `2 w P`, and where rows are divided the sum of gradients,
+  `w P`; where a batch is cut, a gradient `s P` more.  Under fsdp one block, the embedding and the readout are gathered,
+  `w` each.
+- Logits are float32, `4 V`, and beside them stands their gradient in the compute dtype; scores likewise, `4 H T` and a
+  copy.  Below, w' is what such a copy takes: w if that is smaller than float32 and `tensor` is 1, else 0.
 - Without remat every block keeps its activations while the logits are there, whose gradient takes their place.  Per row
-  a scanned block keeps `w (7 d + 5 f + 3 a) + (6 + w') H T`, w' a copy of the scores in the compute dtype if that is
-  smaller than float32 (0 if not); an unrolled one, which the compiler fuses across the backward pass,
-  `w (2 d + f + 3 a + H T)`.
+  a scanned block keeps `w (7 d + 5 f + 3 a) + (6 + w') H T`, an unrolled one, which the compiler fuses across the
+  backward pass, `w (2 d + f + 3 a + H T)`.
 - With remat a block keeps its input, `w d`, with `dots` the results of its products too; the peak is the larger of the
-  logits and of one block at work, `w (5 d + f) + s H T`.
+  logits, `(4 + w') V`, and of one block at work, `w (5 d + f) + (4 + w') H T`.
 
 Parameters are divided over fsdp x tensor, rows over data x fsdp, heads, MLP and vocabulary over tensor.  The counts of
 copies are fitted to the TPU compiler's figures in docs/memory.md, and stand for other compilers as well.
@@ -28,8 +29,8 @@ from lab import count
 from lab.config import MeshConfig, ModelConfig, RunConfig
 from lab.config.mesh import ONE
 
-# Numbers per parameter that optimizers keep beside it; Muon's hidden matrices have one, and Adafactor's are factored.
-MOMENTS = {"adam": 2, "adamw": 2, "lion": 1, "sgd": 1, "muon": 1, "adafactor": 0}
+# Numbers per parameter that optimizers keep beside it; Muon keeps one for hidden matrices; Adafactor's are factored.
+MOMENTS = {"adam": 2, "adamw": 2, "lion": 1, "sgd": 1, "muon": 2, "adafactor": 0}
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,17 @@ def memory(
     rows = sequences * length / (layout.accumulate * mesh.rows)
     assert model.vocab is not None
     block, at_work = _block(model, length, width, layout)
-    logits = (master + (_smaller(width) if layout.remat != "none" else 0)) * model.vocab / mesh.tensor
+    logits = (master + (_copy(width, mesh) if layout.remat != "none" else 0)) * model.vocab / mesh.tensor
     held = rows * (model.depth * block + (logits if layout.remat == "none" else max(logits, at_work)))
     if model.kind == "mlp":
         held += rows * 2 * width * model.context * model.width
     copies = 3 if mesh.rows > 1 else 2
     working = width * (copies * own + gathered) + (master * own if layout.accumulate > 1 else 0)
-    stacks = 1 if layout.at_once == layout.lanes else 2
+    state = int(layout.lanes * master * _kept(model, length, optimizer) / (mesh.fsdp * mesh.tensor))
+    second = 0 if layout.at_once == layout.lanes else state
     return Memory(
-        state=int(stacks * layout.lanes * master * (1 + MOMENTS[optimizer]) * own),
-        working=int(layout.at_once * working),
+        state=state,
+        working=int(layout.at_once * working) + second,
         activations=int(layout.at_once * held),
         corpus=corpus_bytes,
     )
@@ -127,13 +129,18 @@ def memory_bytes(
 def state_bytes(config: RunConfig, lanes: int) -> int:
     """Bytes of a resume point of `lanes` lanes: parameters and moments."""
     master = 8 if config.dtype == "float64" else 4
-    kept = 1 + MOMENTS[config.optimizer.kind]
-    return lanes * master * kept * count.parameters(config.model, config.data.length).total
+    return lanes * master * _kept(config.model, config.data.length, config.optimizer.kind)
 
 
-def _smaller(width: int) -> int:
-    """Bytes of a copy in the compute dtype beside a float32 array; none where that is no smaller."""
-    return width if width < 4 else 0
+def _kept(model: ModelConfig, length: int, optimizer: str) -> int:
+    """Numbers of a lane's state: parameters and moments."""
+    found = (1 + MOMENTS[optimizer]) * count.parameters(model, length).total
+    return found - (count.matrix_parameters(model) if optimizer == "muon" else 0)
+
+
+def _copy(width: int, mesh: MeshConfig) -> int:
+    """Bytes of a copy in the compute dtype beside a float32 number."""
+    return width if width < 4 and mesh.tensor == 1 else 0
 
 
 def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple[float, float]:
@@ -148,8 +155,9 @@ def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple
     inner, kv = model.heads * model.head_dim / tensor, model.kv_heads * model.head_dim / tensor
     mlp, scores = model.mlp_width / tensor, model.heads * length / tensor
     wide = 3 if model.mlp == "swiglu" else 1  # gate and up, and their product, which the compiler keeps too
-    scanned = width * (7 * d + 5 * mlp + 3 * inner) + (_smaller(width) + max(width, 4) + 2) * scores
+    copy = _copy(width, layout.mesh)
+    scanned = width * (7 * d + 5 * mlp + 3 * inner) + (copy + max(width, 4) + 2) * scores
     unrolled = width * (2 * d + mlp + 3 * inner + scores)
     dots = width * (3 * d + inner + 2 * kv + wide * mlp)
     kept = {"none": unrolled if layout.unroll else scanned, "dots": dots, "full": width * d}[layout.remat]
-    return kept, width * (5 * d + mlp) + max(width, 4) * scores
+    return kept, width * (5 * d + mlp) + (copy + max(width, 4)) * scores

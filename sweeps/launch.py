@@ -50,7 +50,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
             _clear_forks(root, {path.parent.name for path in root.glob("units/*/fork")})
-            console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
+            console.print(_whole(sweep, len(runs), root))
             return 0
         groups = groups or _planned(sweep, runs)
         every = [unit for group in groups for unit in group.units]
@@ -73,7 +73,7 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     if failures:
         console.print(f"{finished} of {len(runs)} runs done, {failures} units failed; try again with\n  {again}")
         return 1
-    console.print(f"all {len(runs)} runs of {sweep.name} are in {root}")
+    console.print(_whole(sweep, len(runs), root))
     return 0
 
 
@@ -99,6 +99,10 @@ def _usable_fork(sweep: Sweep, groups: Sequence[Group], root: Path, unit_id: str
     (unit,) = (unit for group in groups for unit in group.units if unit.unit_id == unit_id)
     probe = sweep.probe
     return group.agreed(lambda: not any(measurement.owed(probe, stage, root) for stage in unit.stages))
+
+
+def _whole(sweep: Sweep, runs: int, root: Path) -> str:
+    return f"the run of {sweep.name} is in {root}" if runs == 1 else f"all {runs} runs of {sweep.name} are in {root}"
 
 
 def _probe_cost(monitor: Monitor) -> str:

@@ -29,11 +29,12 @@ def test_the_table_is_what_the_command_writes() -> None:
 
 
 def test_arguments_are_the_state_and_the_corpus() -> None:
-    """What the compiler calls arguments holds parameters, two moments and tokens, to a percent."""
+    """What the compiler calls arguments holds parameters, moments and tokens; tiles pad a width of 192 by 4 %."""
     for name, row in FIGURES.items():
         if name in CASES:
             found = comparison.estimate(CASES[name])
-            assert found.state + found.corpus == pytest.approx(int(row["argument_bytes"]), rel=0.02, abs=2e6), name
+            share = 0.05 if CASES[name].width % 128 == 64 else 0.02
+            assert found.state + found.corpus == pytest.approx(int(row["argument_bytes"]), rel=share, abs=2e6), name
 
 
 def test_the_bound_sees_a_part_that_is_forgotten() -> None:
@@ -54,7 +55,9 @@ def test_memory_follows_remat_lanes_parts_and_mesh() -> None:
     assert total(one, "bfloat16") < total(one) < total(one, "float64")
     four = dataclasses.replace(one, lanes=4)
     assert total(four) == pytest.approx(4 * total(one), rel=1e-6)
-    assert total(dataclasses.replace(four, strategy="map")) < total(dataclasses.replace(four, strategy="both", group=2))
+    in_turn = memory.memory(MODEL, dataclasses.replace(four, strategy="map"), sequences=16, length=512, dtype="float32")
+    assert in_turn.total < total(dataclasses.replace(four, strategy="both", group=2))
+    assert in_turn.working - in_turn.state == pytest.approx(in_turn.state / four.lanes * 2 / 3, rel=1e-6)
     assert total(dataclasses.replace(one, accumulate=4)) < total(one)
     assert total(dataclasses.replace(one, unroll=True)) < total(one)
     for axis in ("data", "fsdp", "tensor"):
