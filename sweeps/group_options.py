@@ -10,7 +10,16 @@ from sweeps.supervisor import AGAIN, ENDED
 
 _FROM_ENVIRONMENT = "environment"
 # What errors of a collective or of the coordination service say where another process is gone.
-_LOST = ("Connection closed", "Connection reset", "Connection refused", "Gloo", "heartbeat", "UNAVAILABLE", "ABORTED")
+_LOST = (
+    "Connection closed",
+    "Connection reset",
+    "Connection refused",
+    "Gloo",
+    "heartbeat",
+    "barrier",  # of a checkpoint that the other does not write
+    "UNAVAILABLE",
+    "ABORTED",
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +84,16 @@ def join(options: argparse.Namespace) -> None:
 def leave(error: Exception) -> None:
     """End this process of a group at once, in one line: a normal exit would wait for the others, who wait for it."""
     if joined():
-        line = (str(error).strip().splitlines() or [""])[0]
-        lost = any(word in line for word in _LOST)
-        what = ENDED if lost else "this process of the group failed, which ends the others too"
-        print(f"lrlab: error: {what} ({type(error).__name__}: {line}): {AGAIN}", file=sys.stderr, flush=True)
+        print(f"lrlab: error: {ending(error)}", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def ending(error: Exception) -> str:
+    """Why a group ended: another process is gone, as errors of communication say, or this one failed."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    lost = any(word in line for word in _LOST)
+    what = ENDED if lost else "this process of the group failed, which ends the others too"
+    return f"{what} ({type(error).__name__}: {line}): {AGAIN}"
 
 
 def _silence() -> None:

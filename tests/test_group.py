@@ -16,6 +16,7 @@ import pytest
 
 from lab.check import InputError
 from lab.group import Group
+from sweeps import group_options
 from sweeps.cli import main
 from sweeps.supervisor import told
 
@@ -204,6 +205,15 @@ def test_a_group_is_given_whole_or_found() -> None:
     assert Group().coordinator is None
     with pytest.raises(InputError, match="--processes 0 is not above 0"):
         Group("host:1", 0, 0)
+
+
+def test_errors_of_communication_say_that_another_process_is_gone() -> None:
+    """The last is the control: a failure of this process's own."""
+    gone = ("Timed out while waiting for async_write_complete barrier.", "Gloo all-reduce failed:\nConnection closed")
+    for text in gone:
+        line = group_options.ending(RuntimeError(text))
+        assert line.startswith("the group ended, because one of its processes died") and "\n" not in line
+    assert group_options.ending(OSError("No space left on device")).startswith("this process of the group failed")
 
 
 def test_the_supervisor_tells_one_line_of_a_failure() -> None:
