@@ -27,6 +27,7 @@ from flax import nnx
 from lab.config import ModelConfig
 from lab.layer import Forward, Linear, at_least_float32, stack, through
 from lab.role import Place, Role, RoleRow
+from lab.sharding import looked_up
 
 ROLES: tuple[RoleRow, ...] = (
     RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
@@ -49,7 +50,7 @@ class Context(nnx.Module):
         self.token = nnx.Param(jnp.zeros((config.context, config.vocab, config.width)))
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        table_CVD = self.token[...]
+        table_CVD = looked_up(self.token[...])
         context, vocab, width = table_CVD.shape
         place_C = jnp.arange(context)
         at_TC = jnp.arange(tokens_BT.shape[1])[:, None] - place_C

@@ -93,6 +93,16 @@ def spread(x_MD: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_MD, P(ROWS, None))
 
 
+def looked_up(table_VD: jax.Array) -> jax.Array:
+    """An embedding gathered along its width, inside a compiled function; unchanged where no mesh is set.
+
+    Every device then finds its own rows of the batch; left alone, the compiler may find all rows on all devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return table_VD
+    return jax.lax.with_sharding_constraint(table_VD, P(*[P.UNCONSTRAINED] * (table_VD.ndim - 1), None))
+
+
 def as_params(tree: dict[str, jax.Array], leaves: Mapping[str, Leaf], mesh: Mesh | None) -> dict[str, jax.Array]:
     """One lane's gradients lying as its parameters do, inside a compiled function."""
     if mesh is None:

@@ -15,6 +15,7 @@ from flax import nnx
 from lab.config import ModelConfig
 from lab.layer import Forward, Linear, at_least_float32, stack, through
 from lab.role import Place, Role, RoleRow
+from lab.sharding import looked_up, spread
 
 ROLES: tuple[RoleRow, ...] = (
     RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
@@ -173,7 +174,7 @@ class Embedding(nnx.Module):
         self.position = nnx.Param(jnp.zeros((length, config.width))) if learned else None
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        x_MD = self.token[...][tokens_BT.reshape(-1)]
+        x_MD = spread(looked_up(self.token[...])[tokens_BT.reshape(-1)])
         if self.position is None:
             return x_MD
         batch, length = tokens_BT.shape
