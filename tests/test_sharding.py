@@ -142,6 +142,26 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.stack
+def test_rows_of_the_embedding_are_found_where_the_batch_lies() -> None:
+    """data and fsdp together: no activation changes its place; the control looks up in a table that is cut."""
+    found = run("""
+from lab import transformer
+from lab.config import ModelConfig
+from lab.layer import Forward
+from lab.program import Shape
+model = ModelConfig(width=64, depth=2, head_dim=8).resolve(vocab=1024)
+mesh = MeshConfig(lane=1, data=2, fsdp=4)
+shape = Shape(model, "adam", "float32", 16, 32, 1, "vmap", 1, 4, Forward("xla", False), 1, mesh)
+gathered = collectives(Program(shape, jax.devices()))
+transformer.looked_up = transformer.spread = lambda array: array
+print(json.dumps([gathered, collectives(Program(shape, jax.devices()))]))
+""")
+    assert found[0] == ["all-gather", "all-reduce"]
+    assert "all-to-all" in found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.stack
 def test_accumulation_remat_bfloat16_and_float64_on_a_mesh() -> None:
     found = run("""
 mesh = MeshConfig(lane=1, fsdp=2, tensor=2)
