@@ -4,6 +4,16 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nine tenths of the suite's time are compiles.  Most tests ask nothing of the optimiser; those that do are marked
+# `exact` and run with LRLAB_TEST_EXACT=1, at the flags that users have.  The environment reaches subprocesses too.
+if not os.environ.get("LRLAB_TEST_EXACT"):
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# One cache for the session's workers and subprocesses, kept for the next session.  Its size must be bounded: JAX writes
+# entries of an unbounded cache without a lock, and warns of one that it reads half-written.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 << 30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import numpy as np
 import pytest
