@@ -118,9 +118,15 @@ def prepare(configs: Sequence[RunConfig], execution: Execution, corpus: Corpus, 
 
 
 def start(job: Job) -> Snapshot:
-    """The job before its first update."""
+    """The job before its first update; its segment is compiled beside its initial values."""
+    with ThreadPoolExecutor(1) as pool:
+        # Compilers of a group may wait for each other, and must then be called in one order everywhere.
+        ready = None if group.joined() else pool.submit(job.program.compile_segment, job.lane, job.feed.batches(0))
+        state = job.program.init(job.lane)
+        if ready is not None:
+            ready.result()
     empty = np.zeros((0, len(job.configs)))
-    return Snapshot(0, job.program.init(job.lane), empty, empty)
+    return Snapshot(0, state, empty, empty)
 
 
 def branch(job: Job, parents: Sequence[tuple[Snapshot, int]]) -> Snapshot:

@@ -1,6 +1,8 @@
 """Shared fixtures: tiny runs on a tiny text, and the folder of published data."""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,9 +14,10 @@ if not os.environ.get("LRLAB_TEST_EXACT"):
 # entries of an unbounded cache without a lock, and warns of one that it reads half-written.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 << 30))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax
 import numpy as np
 import pytest
 
@@ -33,6 +36,35 @@ from lab.device import execution
 from lab.override import apply
 
 SHARED = Path(os.environ.get("LRLAB_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `nightly` unless `-m` asks for them by name."""
+    if "nightly" in config.option.markexpr:
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=nightly)
+    items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked `host` compiles nothing: that is what the mark says, and what `-m host` is quick by."""
+    before = _compiled["programs"]
+    yield
+    if request.node.get_closest_marker("host"):
+        assert _compiled["programs"] == before, "a test marked `host` compiled a program: mark single tests instead"
+
+
+_compiled: Counter[str] = Counter()
+
+
+def _count(event: str, _: float, **__: object) -> None:
+    if event.endswith("backend_compile_duration"):
+        _compiled["programs"] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Lanes and resume: what must be bitwise is bitwise, and what is not is within a stated tolerance."""
 
+import functools
 import math
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,41 @@ def test_rerun_is_bitwise(base: RunConfig, settings: dict[str, object]) -> None:
     (_, one), (_, two) = (trained(runs_of(base), lanes=4, **settings) for _ in range(2))
     assert equal(one.state, two.state)
     np.testing.assert_array_equal(one.loss, two.loss)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+def test_initial_values_are_those_of_the_default_compiler_level(base: RunConfig, strategy: str) -> None:
+    job = job_of(runs_of(base, seed_init=3), lanes=4, strategy=strategy)
+    program = job.program
+    plain = jax.jit(program.over_lanes(program._init_lane))(job.lane)
+    if os.environ.get("LRLAB_TEST_EXACT"):  # level 0, which other tests run at, fuses less and rounds otherwise
+        assert equal(program.init(job.lane), plain)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), program.init(job.lane), plain)
+
+
+def test_a_job_compiles_its_segment_once_beside_its_initial_values(
+    base: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The segment that is compiled ahead is the one that is called, from a corpus on the device or fed by the host."""
+    compiled: Counter[str] = Counter()
+
+    def count(event: str, _: float, **what: str) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled[what["fun_name"]] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    for small, sequences in ((train.DEVICE_BYTES, 2), (0, 3)):
+        monkeypatch.setattr(train, "DEVICE_BYTES", small)
+        train._on_device.cache_clear()
+        job = job_of([resolve(base, data__sequences=sequences)], segment=3)
+        begun = train.start(job)
+        name = next(name for name in compiled if "segment" in name)
+        assert compiled[name] == 1
+        for _ in train.train(job, begun):
+            pass
+        assert compiled.pop(name) == 1
+    train._on_device.cache_clear()
 
 
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
