@@ -2,6 +2,7 @@
 # make test         install what tests need and run them
 # PYTHON and VENV may be given: make test PYTHON=python3.12 VENV=.venv-3.12
 # TESTS='-m "not slow"' runs a part of them
+# make exact        the tests that promise numbers bitwise once more, compiled as users' programs are
 # EXTRAS=test,parity installs PyTorch too, and the tests that compare with it run instead of being skipped
 
 PYTHON ?= python3
@@ -10,10 +11,11 @@ EXTRAS ?= test
 OUT ?= results/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test lint clean
+.PHONY: help quickstart install test exact lint clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,7 +27,10 @@ quickstart: $(VENV)/.installed
 install: $(VENV)/.installed
 
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
+	$(PYTEST) $(TESTS)
+
+exact: $(VENV)/.installed-$(EXTRAS)
+	LRLAB_TEST_EXACT=1 $(PYTEST) -m exact
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
