@@ -1,8 +1,9 @@
 """Campaigns on paper: limits of the roofline, the trunk arithmetic of the planner, and the documented tables."""
 
-import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lab.config import ModelConfig
@@ -11,7 +12,6 @@ from sweeps.campaign import Part
 from sweeps.machine import Machine
 
 ROOT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("LRLAB_SHARED", "shared")) / "data" / "laws"
 V6E, H100 = machine.named("v6e-256"), machine.named("h100-8")
 
 
@@ -110,12 +110,9 @@ def test_the_tables_of_the_documentation_are_the_command_s(capsys: pytest.Captur
     assert best["70B", "mup", True]["flops"] < best["70B", "mup", False]["flops"] < best["70B", "sp", True]["flops"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the published tables are not here (LRLAB_SHARED)")
-def test_sums_of_step_law_are_those_of_the_published_tables() -> None:
-    import numpy as np
-    import pandas as pd
-
-    frame = pd.concat([pd.read_csv(SHARED / name) for name in ("steplaw_train.csv", "steplaw_heldout_1b_100b.csv")])
+def test_sums_of_step_law_are_those_of_the_published_tables(shared: Path) -> None:
+    names = ("steplaw_train.csv", "steplaw_heldout_1b_100b.csv")
+    frame = pd.concat([pd.read_csv(shared / "laws" / name) for name in names])
     frame["node"] = np.round(2 * np.log2(frame["lr"])).astype(int)
     frame["updates"] = frame["data_size"] / (frame["bsz"] * campaign.STEP_LAW_LENGTH)
     groups = list(frame.groupby("non_embedding_param_size"))

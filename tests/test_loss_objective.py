@@ -8,6 +8,7 @@ import pytest
 from loss_data import noisy
 from scipy.optimize import minimize
 
+from analysis.loss.bootstrap import CONVERGED
 from analysis.loss.form import FORMS
 from analysis.loss.newton import minimise
 from analysis.loss.objective import jacobian, point, soft_sum
@@ -64,6 +65,14 @@ def test_order_and_company_of_problems_change_nothing() -> None:
     together, backwards = minimise(goal, start_MP, ones_1C), minimise(goal, start_MP[::-1], ones_1C)
     assert together.value_M == pytest.approx(backwards.value_M[::-1], rel=1e-9)
     assert together.value_M[:1] == pytest.approx(minimise(goal, start_MP[:1], ones_1C).value_M, rel=1e-9)
+
+
+def test_every_start_is_followed_to_its_end() -> None:
+    """A search that is cut off ends where rounding led it, which follows the shape of its batch and the processor."""
+    goal = prepared(noisy(0.005), 1e-3, "chinchilla", None, None, 1.0)[1]
+    start_MP, ones_1C = starts(goal), np.ones((1, 36))
+    assert (minimise(goal, start_MP, ones_1C).decrement_M <= CONVERGED).all()
+    assert not (minimise(goal, start_MP, ones_1C, steps=100).decrement_M <= CONVERGED).all()  # the control
 
 
 def test_subsets_give_non_negative_least_squares() -> None:

@@ -11,6 +11,7 @@ from loss_data import TRUTH, at, grid, noisy, surface_of, with_noise
 
 from analysis.loss.check import check
 from analysis.loss.fit import fit_loss_law
+from analysis.loss.rows import rows_of
 from lab.check import InputError
 
 LINES = {
@@ -127,3 +128,23 @@ def test_numbers_that_cannot_be_checked_are_refused() -> None:
         check(noisy(0.002), {"E": 1.7, "A": 400.0, "B": 400.0, "beta": 0.3})
     verdict = check(noisy(0.002), {**TRUTH, "E": 9.0})
     assert not verdict.converged and "E is on a bound or beyond" in verdict.reasons
+
+
+@pytest.mark.parametrize("cluster", [None, "run"])
+def test_the_order_of_the_rows_moves_nothing(cluster: str | None) -> None:
+    """Not even an interval, although a resample is a draw of row numbers; another seed of the draws moves it."""
+    frame = noisy(0.004)
+    frame["run"] = [f"run-{number % 12}" for number in range(len(frame))]
+    mixed = frame.sample(frac=1, random_state=3)
+    given, shuffled = (fit_loss_law(one, cluster=cluster, draws=30, seed=1) for one in (frame, mixed))
+    assert given == shuffled
+    other = fit_loss_law(frame, cluster=cluster, draws=30, seed=2)
+    assert other.values() == given.values()
+    assert other.interval("alpha") != given.interval("alpha")
+
+
+def test_equal_rows_of_two_clusters_are_ordered_by_their_names() -> None:
+    frame = pd.concat([noisy(0.004).assign(run="a"), noisy(0.004).assign(run="b")])
+    whole, turned = (rows_of(one, "run", 5, "chinchilla") for one in (frame, frame[::-1]))
+    assert whole.cluster_C.tolist() == turned.cluster_C.tolist() == [0, 1] * 36
+    assert whole.params_C.tolist() == sorted(frame["params"])

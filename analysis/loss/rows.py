@@ -19,7 +19,8 @@ MOST_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Rows:
-    """Usable rows: N, D, loss in nats per token, the number of each row's cluster, and what is left out or odd."""
+    """Usable rows, ordered by N, D and loss (nats per token): the number of each row's cluster, and what is left out or
+    odd."""
 
     params_C: np.ndarray
     tokens_C: np.ndarray
@@ -67,9 +68,12 @@ def rows_of(frame: pd.DataFrame, cluster: str | None, least: int, form: str) -> 
         count <= MOST_ROWS,
         f"{count} rows are more than {MOST_ROWS}: give the best run of each (params, tokens), or fewer checkpoints",
     )
-    kept = frame[sound_C]
+    # A resample is a draw of row or cluster numbers, so the order in which rows are given must not choose among them.
+    order_C = _order([numbers[name][sound_C] for name in COLUMNS], None if cluster is None else frame[cluster][sound_C])
+    numbers = {name: values_C[sound_C][order_C] for name, values_C in numbers.items()}
+    kept = frame[sound_C].iloc[order_C]
     codes_C = np.arange(count) if cluster is None else pd.factorize(kept[cluster], use_na_sentinel=False)[0]
-    params_C, tokens_C, loss_C = (numbers[name][sound_C] for name in COLUMNS)
+    params_C, tokens_C, loss_C = (numbers[name] for name in COLUMNS)
     notes += _oddities(kept, params_C, tokens_C, loss_C)
     for name, values_C in (("params", params_C), ("tokens", tokens_C)):
         if form in ("params", "tokens") and name != form and distinct(values_C) > 1:
@@ -105,6 +109,12 @@ def undetermined(rows: Rows, form: str, fixed_E: bool, numbers: int) -> list[str
         product = float(np.exp(np.mean(d_C + n_C)))
         found.append(f"one budget, params x tokens about {product:.3g}: E, A and B cannot be told apart")
     return found
+
+
+def _order(keys: list[np.ndarray], clusters: pd.Series | None) -> np.ndarray:
+    """Places of the rows by params, tokens and loss, and where all three are equal by the name of their cluster."""
+    names = [] if clusters is None else [clusters.astype(str).to_numpy(str)]
+    return np.lexsort([*names, *reversed(keys)])
 
 
 def _numbers(values: pd.Series, name: str) -> np.ndarray:
