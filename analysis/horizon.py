@@ -32,7 +32,12 @@ _OWN_AXES = (*TOKEN_AXES, "data.sequences", "model.width")
 
 # What others found for the exponent of the rate against tokens.
 LITERATURE: tuple[dict[str, Any], ...] = (
-    {"exponent": -0.51, "batch": "fixed", "what": "Power Scheduler's law for WSD", "source": "arXiv 2408.13359"},
+    {
+        "exponent": -0.51,
+        "batch": "three best",
+        "what": "Power Scheduler's law for WSD, of rate over batch at each budget's three best batches",
+        "source": "arXiv 2408.13359",
+    },
     {"exponent": -0.32, "batch": "fixed", "what": "Bjorck et al.", "source": "arXiv 2409.19913"},
     {"exponent": 0.307, "batch": "best", "what": "Step Law", "source": "arXiv 2503.04715"},
     {

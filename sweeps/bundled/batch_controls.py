@@ -4,8 +4,10 @@ Question: between batches of 256 and 2048 tokens at one million tokens, does the
 updates instead of 32 thousand tokens, and with weight decay 0.1?
 Command: `lrlab sweep batch_controls --out results/batch_controls && lrlab report results/batch_controls`.
 Cost: 112 runs, 117 million training tokens, about 10 minutes on 2 CPU cores.
-Expected picture: a warm-up in updates changes nothing that can be seen; with weight decay the optimum moves by 1.7
-octaves from batch 4 to 32, against 0.32 x 3 = 1 in `lr_vs_batch` (docs/horizons.md).
+Expected picture: at 4 sequences per update the warm-up does not matter; at 32 the best run moves up by half an octave
+from 16 to 32 updates of warm-up, and neither is enough.  With weight decay the optimum moves by 1.7 octaves from batch 4
+to 32, at those warm-ups.  That "a warm-up in updates changes nothing" is retracted (docs/horizons.md), and is measured
+again.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ def sweep() -> Sweep:
         name="batch_controls",
         question="Does the optimum follow the batch alike with a warm-up in updates, and with weight decay?",
         cost="112 runs, 117 million tokens, about 10 minutes on 2 CPU cores",
-        expected="the warm-up changes nothing; with weight decay 0.6 octave per doubling of the batch instead of 0.3",
+        expected="the warm-up matters at 32 sequences, where 16 and 32 updates are too few; decay lowers the rate",
         points=chain(*(_cells(batch) for batch in BATCHES)),
     )
 

@@ -4,8 +4,9 @@ Question: under muP with branches times (L/L0)^-1/2, does the sharpness along tr
 residual network with one layer per block, with two, and in a transformer?
 Command: `lrlab sweep sharpness_vs_depth --out results/sharpness_vs_depth && lrlab report results/sharpness_vs_depth`.
 Cost: 120 runs, 31 million training tokens, about 45 minutes on 2 CPU cores, most of it for the probe.
-Expected picture: with one layer per block sharpness coincides over the depths; with two, and in the transformer, it
-drifts apart (arXiv 2402.17457, Fig. 4); docs/sharpness_measured.md.
+Expected picture: with one layer per block sharpness grows from depth 2 to 16 in shrinking steps; with two, and in the
+transformer, it hardly follows the depth.  The paper (arXiv 2402.17457, Fig. 4) has the first consistent and the others
+not, over larger depths than these, which are too few to judge it; docs/sharpness_measured.md.
 """
 
 from lab.config import (
@@ -45,7 +46,7 @@ def sweep() -> Sweep:
         name="sharpness_vs_depth",
         question="Does the sharpness along training depend on the depth, with one and two layers per block?",
         cost="120 runs, 31 million tokens, about 45 minutes on 2 CPU cores",
-        expected="it coincides with one layer per block, and drifts apart with two and in the transformer",
+        expected="with one layer it grows from depth 2 to 16 in shrinking steps; with two it hardly follows the depth",
         base=RunConfig(
             model=ModelConfig(kind="mlp", width=64, block_layers=1, context=8),
             parametrization=ParametrizationConfig(

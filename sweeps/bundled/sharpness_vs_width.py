@@ -4,8 +4,9 @@ Question: along training with SGD at one rate, does the largest eigenvalue of th
 depend on the width, and do the loss and the tangent kernel?
 Command: `lrlab sweep sharpness_vs_width --out results/sharpness_vs_width && lrlab report results/sharpness_vs_width`.
 Cost: 140 runs, 37 million training tokens, about an hour on 2 CPU cores, most of it for the probe.
-Expected picture: at a low rate sharpness all but coincides over the widths under muP, falls with them under ntk and
-rises under sp, which diverges at the rate that was tuned at width 32; docs/sharpness_measured.md.
+Expected picture: at a low rate sharpness depends on the width several times less under muP than under ntk, where it
+falls, and sp, where it rises; sp diverges at the rate that was tuned at width 32.  At an eighth of that rate muP stays
+at the edge of stability at every width, and ntk leaves it; docs/sharpness_measured.md.
 """
 
 from lab.config import (
@@ -41,7 +42,7 @@ def sweep() -> Sweep:
         name="sharpness_vs_width",
         question="Does the sharpness along training depend on the width, under muP, ntk and sp?",
         cost="140 runs, 37 million tokens, about an hour on 2 CPU cores",
-        expected="muP's sharpness coincides over the widths, ntk's falls with them, and sp diverges",
+        expected="muP's sharpness depends on the width much less than ntk's, which falls, and sp diverges",
         base=RunConfig(
             model=ModelConfig(kind="mlp", depth=2, block_layers=1, context=8),
             parametrization=ParametrizationConfig(base_width=WIDTHS[0], zero_readout=False),
