@@ -5,9 +5,9 @@ updates instead of 32 thousand tokens, and with weight decay 0.1?
 Command: `lrlab sweep batch_controls --out results/batch_controls && lrlab report results/batch_controls`.
 Cost: 112 runs, 117 million training tokens, about 10 minutes on 2 CPU cores.
 Expected picture: at 4 sequences per update the warm-up does not matter; at 32 the best run moves up by half an octave
-from 16 to 32 updates of warm-up, and neither is enough.  With weight decay the optimum moves by 1.7 octaves from batch 4
-to 32, at those warm-ups.  That "a warm-up in updates changes nothing" is retracted (docs/horizons.md), and is measured
-again.
+from 16 to 32 updates of warm-up, and neither is enough.  With weight decay the optimum moves by 1.7 octaves from batch
+4 to 32, at those warm-ups.  That "a warm-up in updates changes nothing" is retracted (docs/horizons.md); it is
+measured again.
 """
 
 import dataclasses

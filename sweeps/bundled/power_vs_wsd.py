@@ -6,8 +6,8 @@ Command: `lrlab sweep power_vs_wsd --out results/power_vs_wsd && lrlab compare r
 --judge data.sequences=8,32`; on a GPU add `--set data.length=512 --set model.width=256 --set data.corpus=bin:PATH`.
 Cost: 720 runs that share their trunks, 600 million training tokens, about an hour on 2 CPU cores.
 Expected picture: Power gives up 4.5 % (4.1 .. 4.9) to WSD.  That is the price of the cap, which is fixed at 2^-5 and
-not tuned: a WSD at the constant 2^-5 gives up 8.4 %, one at 2^-6 0.24 %.  So this sweep cannot judge Power's exponent or
-its claim, and what version 0.1.0 concluded is retracted (docs/horizons.md); it is measured again.
+not tuned: a WSD at the constant 2^-5 gives up 8.4 %, one at 2^-6 0.24 %.  So this sweep cannot judge Power's exponent
+or its claim, and what version 0.1.0 concluded is retracted (docs/horizons.md); it is measured again.
 """
 
 import dataclasses
