@@ -80,6 +80,26 @@ def test_the_gain_is_what_refitting_gives() -> None:
     assert one.gain == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_only_a_new_size_is_charged_with_what_sizes_differ_by(new: bool) -> None:
+    """The gain of a cell against weighted least squares with the cell added, its error being what such a cell has."""
+    found = dataclasses.replace(law(), between=0.1, within=0.05)
+    covariance = np.einsum(
+        "k,kpq->pq", [node.weight for node in found.nodes], [np.array(node.covariance) for node in found.nodes]
+    )
+    at, error = {"params": 2.56e8, "tokens": 1e10}, 0.02**2
+    noise = error + 0.05**2 + (0.1**2 if new else 0.0)
+    goal, x = found.row(TARGET), found.row(at)
+    refitted = np.linalg.inv(np.linalg.inv(covariance) + np.outer(x, x) / noise)
+    own = 0.1**2 + 0.05**2  # of a cell of a new size at the target, whatever is run
+    wanted = 1 - math.sqrt((goal @ refitted @ goal + own) / (goal @ covariance @ goal + own))
+    (one,) = chosen(found, [Place(at, at, 1.0, new)], TARGET, count=1, error=error, grid=RATES)
+    assert one.gain == pytest.approx(wanted, rel=1e-9)
+    assert f"{wanted:.1%}" in one.reason
+    (other,) = chosen(found, [Place(at, at, 1.0, not new)], TARGET, count=1, error=error, grid=RATES)
+    assert other.gain is not None and (other.gain > 1.05 * wanted) == new  # the control
+
+
 def test_rates_stand_around_the_law() -> None:
     found = law()
     (one,) = chosen(found, [place(1e9, 4e9)], TARGET, count=1, error=0.01, grid=RATES)
