@@ -1,6 +1,8 @@
 """docs/horizons.md tells what the records in docs/ give, and its retractions the evidence that they hold."""
 
+import dataclasses
 import functools
+import json
 import math
 
 import numpy as np
@@ -10,10 +12,11 @@ from measured import DOCS, fails, interval, octaves, records, results, says, tab
 from scipy import stats
 
 from analysis.drift import Cell, read_cells
-from analysis.horizon import Horizon, horizons
+from analysis.horizon import Horizon, horizons, summary
 from analysis.horizon_law import Estimate
 from analysis.inferiority import Comparison, Difference, compare, tuned_loss
 from analysis.results import Results
+from sweeps import compare_parser, horizon_parser
 
 PAGE, README = DOCS / "horizons.md", DOCS.parent / "README.md"
 JUDGED = [8, 32]
@@ -295,3 +298,66 @@ def test_what_the_page_sums_up_is_what_it_shows() -> None:
     first = rows["the exponent of tokens at a fixed batch"]
     assert first.startswith(f"{told(plain.exponents['tokens'])} over all cells")
     assert f"{both[0].split()[0]} and {both[1].split()[0]} in `lr_vs_tokens`" in first
+
+
+def test_what_the_horizon_command_prints_is_what_was_found() -> None:
+    """Cells, exponents and best batches, as text and as JSON, with the sides of their intervals in order."""
+    (found,) = measured("lr_vs_batch")
+    header, rows = horizon_parser._cells(found)
+    assert [row[3] for row in rows] == [octaves(m.cell.optimum) if m.cell.optimum.lr else "-" for m in found.members]
+    assert [row[header.index("loss")] for row in rows] == [f"{m.cell.optimum.loss:.4f}" for m in found.members]
+    told = {row[0]: row[1:3] for row in horizon_parser._exponents(found)[1]}
+    kept = [one for one in found.exponents.values() if one] + [one.exponent for one in found.by_batch]
+    assert list(told.values()) == [[f"{one.value:+.3f}", f"{one.low:+.3f} .. {one.high:+.3f}"] for one in kept]
+    assert told["tokens, at 64 tokens per batch"][0].startswith("-0.14")
+    best = [row[2:6] for row in horizon_parser._best(found)[1]]
+    assert best == [
+        [f"{b.value:.0f}", f"{b.low:.0f} .. {b.high:.0f}", f"{r.value:.4g}", f"{r.low:.4g} .. {r.high:.4g}"]
+        for b, r in ((one.batch, one.lr) for one in found.best)
+        if b and r
+    ]
+    (group,) = json.loads(json.dumps(summary([found])))["groups"]
+    for name, one in found.exponents.items():
+        assert group["exponents"][name] == (None if one is None else dataclasses.asdict(one))
+    for cell, member in zip(group["cells"], found.members, strict=True):
+        mine = member.cell.optimum
+        assert [cell[name] for name in ("low", "lr", "high", "loss")] == [mine.low, mine.lr, mine.high, mine.loss]
+        assert mine.lr is None or cell["low"] < cell["lr"] < cell["high"]
+    for line, one in zip(group["best_batch"], found.best, strict=True):
+        for name, estimate in (("batch_tokens", one.batch), ("lr", one.lr)):
+            assert estimate and estimate.low and estimate.high
+            ends = (estimate.low, estimate.value, estimate.high)
+            assert (line[f"{name}_low"], line[name], line[f"{name}_high"]) == ends
+            assert ends[0] < ends[1] < ends[2]
+
+
+def test_what_the_comparison_prints_is_what_was_found() -> None:
+    found = compared()
+    printed = compare_parser.text(found)
+    for one, line in zip(found.differences, compare_parser.summary(found)["differences"], strict=True):
+        ends = [100 * value for value in (one.low, one.mean, one.high)]
+        assert [line[name] for name in ("low", "percent", "high")] == ends
+        assert ends[0] < ends[1] < ends[2]
+        assert f"against {one.rival} tuned in every cell: {ends[1]:+.2f} % of its loss" in printed
+        assert f"bounds {ends[0]:+.2f} .. {ends[2]:+.2f}, 4 seeds): {one.verdict}" in printed
+
+
+def test_the_pooled_test_by_numpy_alone() -> None:
+    """Mean over cells of each seed's relative difference; Student's one-sided bounds with three degrees of freedom."""
+    frame, found = records("power_vs_wsd").frame, compared()
+    setting = found.constants
+    mine = frame[np.logical_and.reduce([frame[name] == value for name, value in setting.items()])]
+    per_seed = []
+    for seed in range(4):
+        apart = []
+        for at, cell in judged(frame, "wsd").items():
+            own = mine[(mine["data.sequences"] == at[0]) & (mine["schedule.tokens"] == at[1])]
+            own = own[(own["schedule.kind"] == "power") & (own["seed_init"] == seed)]
+            rival = float(tuned_loss(cell, "optimizer.lr")[0][seed])
+            apart.append(float(own["loss"].iloc[0]) / rival - 1)
+        per_seed.append(np.mean(apart))
+    (one,) = [difference for difference in found.differences if difference.rival == "wsd"]
+    half = 2.3533634 * np.std(per_seed, ddof=1) / 2
+    assert [one.low, one.mean, one.high] == pytest.approx(
+        [np.mean(per_seed) - half, np.mean(per_seed), np.mean(per_seed) + half], rel=1e-6
+    )
