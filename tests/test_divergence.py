@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def test_slopes_have_students_interval() -> None:
     sizes = np.array([8.0, 16, 32])
     values = np.exp(np.array([[0.1, 0.0], [0.5, 0.7], [0.8, 1.1]]))
     found = slope(sizes.tolist(), values)
-    line = stats.linregress(np.repeat(np.log2(sizes), 2), np.log2(values).reshape(-1))
+    line: Any = stats.linregress(np.repeat(np.log2(sizes), 2), np.log2(values).reshape(-1))
     assert found.value == pytest.approx(line.slope)
     assert (found.high - found.value, found.value - found.low) == pytest.approx([2.7764451 * line.stderr] * 2)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,8 @@ def by_roots(points: Points, sd: float) -> tuple[float, float, float]:
         direction = np.array([2 * t, 1.0, 0.0])
         return abs(2 * c * t + b) - Z * math.sqrt(float(direction @ covariance @ direction))
 
-    return vertex, brentq(beyond, vertex - 3, vertex), brentq(beyond, vertex, vertex + 3)
+    root: Any = brentq
+    return vertex, root(beyond, vertex - 3, vertex), root(beyond, vertex, vertex + 3)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

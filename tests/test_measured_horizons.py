@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -187,7 +188,7 @@ def test_powers_convention() -> None:
         columns=pd.Index(["tokens", "batch", "lr", "loss"]),
     )
     best = cells.sort_values("loss").groupby("tokens").head(3)
-    line = stats.linregress(np.log(best["tokens"]), np.log(best["lr"] / best["batch"]))
+    line: Any = stats.linregress(np.log(best["tokens"]), np.log(best["lr"] / best["batch"]))
     half = stats.t.ppf(0.975, len(best) - 2) * line.stderr
     words = interval(line.slope, line.slope - half, line.slope + half)
     assert len(best) == 12 and line.slope - half < -0.51 < 0 < line.slope + half
@@ -276,7 +277,8 @@ def test_rivals_cell_by_cell() -> None:
     """The best measured rate of WSD, WSD against cosine, and Power's two exponents, by means over seeds alone."""
     frame = records("power_vs_wsd").frame
     wsd, cosine, mine = (judged(frame, kind) for kind in ("wsd", "cosine", "power"))
-    best = [math.log2(float(cell.groupby("optimizer.lr")["loss"].mean().idxmin())) for cell in wsd.values()]
+    means = [cell.groupby("optimizer.lr")["loss"].mean() for cell in wsd.values()]
+    best = [math.log2(mean.index.to_numpy(float)[mean.to_numpy().argmin()]) for mean in means]
     assert sorted(best) == [-6.5, *[-6.0] * 5]  # "the best measured rate in five of the six cells"
     ahead = [
         100 * (tuned_loss(cosine[at], "optimizer.lr")[0].mean() / tuned_loss(wsd[at], "optimizer.lr")[0].mean() - 1)
