@@ -15,6 +15,7 @@ from analysis.sharpness.growth import growth
 from analysis.sharpness.late import late
 from analysis.slope import slope
 
+pytestmark = pytest.mark.host
 OCTAVES = np.arange(-10.0, -4.9)
 
 

@@ -16,6 +16,7 @@ from analysis.optimum import Noise, Optimum, Points, find_optimum
 from analysis.report import Report
 from analysis.results import Results
 
+pytestmark = pytest.mark.host
 NOWHERE = Optimum(None, None, None, 2.0, "flat", None, None, 2**-7, 2**-5, 1, 5, 0, ())
 Z = 1.959963984540054
 

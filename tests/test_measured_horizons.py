@@ -19,6 +19,7 @@ from analysis.inferiority import Comparison, Difference, compare, tuned_loss
 from analysis.results import Results
 from sweeps import compare_parser, horizon_parser
 
+pytestmark = pytest.mark.host
 PAGE, README = DOCS / "horizons.md", DOCS.parent / "README.md"
 JUDGED = [8, 32]
 CAPS = {-5.0: "2^-5, Power's cap here", -5.5: "2^-5.5", -6.0: "2^-6", -6.5: "2^-6.5", -7.0: "2^-7"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from measured import DOCS, fails, interval, says, table
 
 from analysis.results import describe
@@ -15,6 +16,7 @@ from analysis.sharpness.section import Section, section
 from analysis.sharpness.study import Study, contrasts
 from analysis.sharpness.table import read_table
 
+pytestmark = pytest.mark.host
 PAGE = DOCS / "sharpness_measured.md"
 LOW, EIGHTH = 2.0**-5, 2.0**-3
 NAMES = {LOW: "1/32", EIGHTH: "1/8"}

@@ -13,6 +13,7 @@ from analysis.optimum import Noise
 from analysis.results import Results
 from analysis.transfer import Transfer, transfers
 
+pytestmark = pytest.mark.host
 README, TRANSFER = ROOT / "README.md", DOCS / "transfer.md"
 Read = tuple[list[Cell], list[Drift], list[Transfer], Noise]
 

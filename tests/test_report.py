@@ -22,6 +22,7 @@ from sweeps import launch
 from sweeps.cli import main
 from sweeps.sweep import Sweep, axis, product, resolved
 
+pytestmark = pytest.mark.host
 WIDTHS, SEEDS = (16, 32, 64), (0, 1)
 # Closer on the left, as where someone ran again around an optimum: windows are uneven, and so are the intervals.
 OCTAVES = (-9.0, -8.0, -7.5, -7.25, -7.0, -6.75, -6.0, -5.0, -4.0)
