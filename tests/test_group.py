@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,29 +35,11 @@ def sweep():
         points=product(axis("optimizer.lr", *(2.0**-e for e in range(10, 2, -1)))),
     )
 """
-SECONDS = 600  # a limit, far from what it takes
-
-# `lrlab` in a process that sends itself a signal where it would save its second resume point.
-MORTAL = """
-import os, sys
-from sweeps import saved
-from sweeps.cli import main
-
-save, calls = saved.save, []
-
-def mortal(*arguments):
-    calls.append(arguments)
-    if len(calls) == 2:
-        os.kill(os.getpid(), int(os.environ["LOST_BY"]))
-    save(*arguments)
-
-saved.save = mortal
-sys.exit(main(sys.argv[1:]))
-"""
+SECONDS = 150
 
 
-def arguments(folder: Path, out: str, *more: str, how: tuple[str, ...] = ("-m", "sweeps.cli")) -> list[str]:
-    return [sys.executable, *how, "sweep", str(folder / "pair.py"), "--out", str(folder / out), *more]
+def arguments(folder: Path, out: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "sweeps.cli", "sweep", str(folder / "pair.py"), "--out", str(folder / out), *more]
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
@@ -70,24 +53,23 @@ def alone(folder: Path, out: str, devices: int, *more: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def process(folder: Path, number: int, command: list[str], **more: str) -> Any:
-    with open(folder / f"{number}.err", "w") as errors:
-        return subprocess.Popen(command, env=environment(4, **more), stdout=subprocess.DEVNULL, stderr=errors)
-
-
-def started(folder: Path, out: str, *settings: str, heartbeat: int = 60, lost_by: int | None = None) -> tuple[Any, Any]:
-    """Process 0 under its supervisor, and process 1 without one, so that a signal to it reaches it."""
+def started(folder: Path, out: str, *more_settings: str, heartbeat: int = 60) -> tuple[Any, Any]:
+    """Process 0 under its supervisor, and process 1 without one, so that a signal reaches it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = ("--group", f"127.0.0.1:{port}", "--processes", "2", "--heartbeat", str(heartbeat))
-    ways: Any = {"how": ("-c", MORTAL)} if lost_by else {}
-    first, second = (
-        arguments(folder, out, *settings, *group, "--process", str(number), **(ways if number else {}))
-        for number in (0, 1)
-    )
-    own = {"LRLAB_SUPERVISED": "1"} | ({"LOST_BY": str(int(lost_by))} if lost_by else {})
-    return process(folder, 0, first), process(folder, 1, second, **own)
+
+    def process(number: int, **more: str) -> Any:
+        with open(folder / f"{number}.err", "w") as errors:
+            return subprocess.Popen(
+                arguments(folder, out, *more_settings, *group, "--process", str(number)),
+                env=environment(4, **more),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+
+    return process(0), process(1, LRLAB_SUPERVISED="1")
 
 
 def errors_of(folder: Path, number: int) -> str:
@@ -106,6 +88,20 @@ def losses(folder: Path, out: str) -> dict[str, float]:
 def apart(one: dict[str, float], other: dict[str, float]) -> float:
     assert one.keys() == other.keys()
     return float(np.abs(np.subtract([one[k] for k in one], [other[k] for k in one])).max())
+
+
+@pytest.mark.slow
+@pytest.mark.stack
+def test_two_processes_train_what_one_device_trains(tmp_path: Path) -> None:
+    (tmp_path / "pair.py").write_text(SWEEP.format(steps=8))
+    alone(tmp_path, "one", 1)
+    meshes = {"lanes": (), "fsdp": ("--set", "exec.mesh.fsdp=4", "--set", "exec.mesh.lane=2")}
+    for out, settings in meshes.items():
+        first, second = started(tmp_path, out, *settings)
+        assert (first.wait(SECONDS), second.wait(SECONDS)) == (0, 0), errors_of(tmp_path, 0)[-2000:]
+        assert apart(losses(tmp_path, "one"), losses(tmp_path, out)) < 2e-4
+        claims = list((tmp_path / out).glob("units/*/claims/*.json"))
+        assert len(claims) == 1  # process 0 alone writes
 
 
 # How JAX derives the address of process 0 from the number of a job.
@@ -132,48 +128,47 @@ def open_mpi(job: int, number: int) -> dict[str, str]:
     return names | {"OMPI_MCA_orte_hnp_uri": f"{job * PORTS}.0;tcp://127.0.0.1:1"}
 
 
-def found_group(
-    folder: Path, out: str, variables: Callable[[int, int], dict[str, str]], *settings: str
-) -> tuple[Any, ...]:
-    """Two processes that find each other as these launchers describe it: four devices each."""
-    job, command = free_job(), arguments(folder, out, *settings, "--group")
-    return tuple(process(folder, number, command, **variables(job, number)) for number in (0, 1))
-
-
 @pytest.mark.slow
 @pytest.mark.stack
-def test_two_processes_train_what_one_device_trains(tmp_path: Path) -> None:
-    """Eight lanes over eight devices, and parameters cut over four; the group is given, or found in the environment."""
-    (tmp_path / "pair.py").write_text(SWEEP.format(steps=8))
-    alone(tmp_path, "one", 1)
-    cut = ("--set", "exec.mesh.fsdp=4", "--set", "exec.mesh.lane=2")
-    groups = {
-        "fsdp": lambda: started(tmp_path, "fsdp", *cut),
-        "slurm": lambda: found_group(tmp_path, "slurm", slurm),
-        "open_mpi": lambda: found_group(tmp_path, "open_mpi", open_mpi),
-    }
-    for out, begin in groups.items():
-        assert [each.wait(SECONDS) for each in begin()] == [0, 0], out + errors_of(tmp_path, 0)[-2000:]
-        assert apart(losses(tmp_path, "one"), losses(tmp_path, out)) < 2e-4
-        record = json.loads(next((tmp_path / out).glob("runs/*/record.json")).read_text())
-        assert record["exec"]["devices"] == 8
-        claims = list((tmp_path / out).glob("units/*/claims/*.json"))
-        assert len(claims) == 1  # process 0 alone writes
+@pytest.mark.parametrize("variables", [slurm, open_mpi])
+def test_a_group_is_found_in_the_environment(variables: Callable[[int, int], dict[str, str]], tmp_path: Path) -> None:
+    """As these launchers describe it: eight lanes over the four devices of each of two processes."""
+    (tmp_path / "pair.py").write_text(SWEEP.format(steps=2))
+    job = free_job()
+    pair = []
+    for number in (0, 1):
+        with open(tmp_path / f"{number}.err", "w") as errors:
+            pair.append(
+                subprocess.Popen(
+                    arguments(tmp_path, "out", "--group"),
+                    env=environment(4, **variables(job, number)),
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                )
+            )
+    assert [process.wait(SECONDS) for process in pair] == [0, 0], errors_of(tmp_path, 0)[-2000:]
+    assert len(losses(tmp_path, "out")) == 8
+    record = json.loads(next((tmp_path / "out").glob("runs/*/record.json")).read_text())
+    assert record["exec"]["devices"] == 8
+    assert len(list((tmp_path / "out").glob("units/*/claims/*.json"))) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.stack
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "silent"])
 def test_a_lost_process_ends_the_group_in_one_line_and_any_devices_go_on(tmp_path: Path, number: int) -> None:
-    (tmp_path / "pair.py").write_text(SWEEP.format(steps=48))
-    often = ("--set", "exec.checkpoint_seconds=1e-9")
-    first, second = started(tmp_path, "pair", *often, heartbeat=8, lost_by=number)
+    (tmp_path / "pair.py").write_text(SWEEP.format(steps=600))
+    first, second = started(tmp_path, "pair", heartbeat=8)
+    deadline = time.monotonic() + SECONDS
+    while not list(tmp_path.glob("pair/units/*/checkpoints/0*[0-9]")) and time.monotonic() < deadline:
+        assert first.poll() is None, errors_of(tmp_path, 0)[-2000:]
+        time.sleep(0.05)
+    second.send_signal(number)
     try:
         assert first.wait(SECONDS) == 1
     finally:
         second.kill()
         second.wait()
-    assert list(tmp_path.glob("pair/units/*/checkpoints/0*[0-9]"))
     lines = [line for line in errors_of(tmp_path, 0).splitlines() if line]
     assert len(lines) == 1, lines
     assert lines[0].startswith("lrlab: error: the group ended, because one of its processes died or cannot be reached")
