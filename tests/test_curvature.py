@@ -1,6 +1,7 @@
 """Curvature of a small transformer in float64 against exact matrices, and what must not change it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,11 +23,11 @@ from lab.curvature import (
     scaled,
     tangent_kernel,
 )
-from lab.lanczos import Operator, lanczos, ritz, start
+from lab.lanczos import Krylov, Operator, lanczos, ritz, start
 from lab.lane import Lane
 from lab.model import Forward, layout
 from lab.objective import Objective, Windows, language, measured, windows
-from lab.optimizer import optimizer
+from lab.optimizer import Hyper, optimizer
 from lab.override import apply
 from lab.preconditioner import adam_state, denominator, root
 from lab.program import Program, State, program, shape_of
@@ -49,6 +50,9 @@ class Case(NamedTuple):
     hessian_NN: np.ndarray
     gauss_newton_NN: np.ndarray
     kernel_NN: np.ndarray
+    gradient: Any
+    value_and_gradient: Callable[[Windows], tuple[jax.Array, jax.Array]]
+    lanczos: Callable[[np.ndarray], Krylov]
 
 
 def build(base: RunConfig, *, seeds: int = 1, attention: str = "einsum", **changes: object) -> tuple[Program, Lane]:
@@ -89,11 +93,12 @@ def measurements(base: RunConfig) -> Case:
     lane, tokens = first(lanes), sample(3)
     with made.context():
         params, leaves = random_params(made), layout(made.shape.model, made.shape.length)
-        opt = optimizer("adam", lane.hyper, leaves, jnp.asarray(0.0), jnp.asarray(0.0)).init(params)
+        zero = np.zeros(())
+        opt = jax.jit(optimizer("adam", lane.hyper, leaves, zero, zero).init)(params)  # type: ignore[arg-type]
         state = State(params, opt, jnp.asarray(True), jnp.asarray(-1, jnp.int32))
         step = jax.jit(made.train_step)
         for number in range(6):
-            state, _ = step(lane, state, tokens, jnp.asarray(0.01), jnp.asarray(0.0), jnp.asarray(number))
+            state, _ = step(lane, state, tokens, np.asarray(0.01), zero, np.asarray(number))
         theta_N, unravel = ravel_pytree(state.params)
 
         def logits(theta_N: jax.Array) -> jax.Array:
@@ -104,12 +109,19 @@ def measurements(base: RunConfig) -> Case:
 
         exact_NN = np.asarray(jax.jit(jax.hessian(loss))(theta_N))
         jacobian_MVN = np.asarray(jax.jit(jax.jacrev(logits))(theta_N))
-        p_MV = np.asarray(jax.nn.softmax(logits(theta_N), axis=-1))
+        p_MV = np.asarray(jax.jit(lambda theta_N: jax.nn.softmax(logits(theta_N), axis=-1))(theta_N))
     rows, size = p_MV.shape
     outer_MVV = p_MV[:, :, None] * np.eye(size) - p_MV[:, :, None] * p_MV[:, None, :]
     gauss_newton_NN = np.einsum("mva,mvw,mwb->ab", jacobian_MVN, outer_MVV, jacobian_MVN, optimize=True) / rows
     kernel_NN = np.einsum("mva,mvb->ab", jacobian_MVN, jacobian_MVN, optimize=True) / rows
-    return Case(made, lane, state, language(made, lane), tokens, theta_N, exact_NN, gauss_newton_NN, kernel_NN)
+    objective = language(made, lane)
+    exact = (exact_NN, gauss_newton_NN, kernel_NN)
+    with made.context():
+        gradient = jax.jit(jax.grad(lambda params: jnp.mean(made.loss(params, lane, tokens))))(state.params)
+    # Compiled once for all tests.
+    found = jax.jit(lambda batch: loss_and_gradient(objective, state.params, batch))
+    ends = jax.jit(lambda matrix_NN: lanczos(lambda v_N: matrix_NN @ v_N, start(KEY, theta_N), 150))
+    return Case(made, lane, state, objective, tokens, theta_N, *exact, gradient, found, ends)
 
 
 @pytest.fixture
@@ -122,24 +134,6 @@ def case(measurements: Case) -> Iterator[Case]:
 def dense(case: Case, matvec: Operator) -> np.ndarray:
     """The matrix of an operator, one product per column."""
     return np.asarray(jax.jit(lambda v_NN: jax.lax.map(matvec, v_NN))(jnp.eye(case.theta_N.size)).T)
-
-
-def eigenvalues(case: Case, matvec: Operator, *, steps: int = 150) -> tuple[np.ndarray, np.ndarray]:
-    """The three largest and two smallest by Lanczos."""
-    begin_N = start(KEY, case.theta_N)
-    found = ritz(jax.jit(lambda v_N: lanczos(matvec, v_N, steps))(begin_N))
-    return found.largest(3).values, found.smallest(2).values
-
-
-def value_and_gradient(case: Case, batch: Windows) -> tuple[jax.Array, jax.Array]:
-    return jax.jit(lambda params: loss_and_gradient(case.objective, params, batch))(case.state.params)
-
-
-def gradient_of(case: Case) -> Any:
-    """The gradient by path, as training computes it."""
-    return jax.jit(jax.grad(lambda params: jnp.mean(case.program.loss(params, case.lane, case.tokens))))(
-        case.state.params
-    )
 
 
 def assert_same(found: np.ndarray, exact: np.ndarray, tolerance: float = 1e-10) -> None:
@@ -171,10 +165,10 @@ def test_operators_are_the_exact_matrices_and_lanczos_finds_their_ends(
     assert_same(matrix_NN, matrix_NN.T, 1e-12)
     values = np.linalg.eigvalsh(exact_NN)
     # From the matrix, which compiles faster; the operators themselves go through Lanczos below.
-    top, bottom = eigenvalues(case, lambda v_N: jnp.asarray(matrix_NN) @ v_N)
-    np.testing.assert_allclose(top, values[::-1][:3], rtol=1e-10)
+    found = ritz(case.lanczos(matrix_NN))
+    np.testing.assert_allclose(found.largest(3).values, values[::-1][:3], rtol=1e-10)
     # Semidefinite matrices have no smallest eigenvalue but a cluster at 0.
-    np.testing.assert_allclose(bottom[0], values[0], atol=1e-10 * values[-1], rtol=1e-10)
+    np.testing.assert_allclose(found.smallest(2).values[0], values[0], atol=1e-10 * values[-1], rtol=1e-10)
 
 
 def test_residual_alone_is_not_the_hessian(case) -> None:
@@ -182,10 +176,10 @@ def test_residual_alone_is_not_the_hessian(case) -> None:
 
 
 def test_loss_and_gradient_are_those_of_training(case) -> None:
-    loss, gradient_N = value_and_gradient(case, windows(case.tokens, 3))
-    mean = jnp.mean(case.program.loss(case.state.params, case.lane, case.tokens))
+    loss, gradient_N = case.value_and_gradient(windows(case.tokens, 3))
+    mean = np.mean(jax.jit(case.program.loss)(case.state.params, case.lane, case.tokens))
     np.testing.assert_allclose(loss, mean, rtol=1e-13)
-    np.testing.assert_allclose(gradient_N, ravel_pytree(gradient_of(case))[0], rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(gradient_N, ravel_pytree(case.gradient)[0], rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("operator", [hessian, gauss_newton])
@@ -200,12 +194,13 @@ def test_cutting_and_padding_the_batch_change_nothing(case, operator) -> None:
 
 def test_masked_targets_count_by_tokens_and_not_by_parts(case) -> None:
     """Parts with unequal numbers of targets: the mean of parts' means would be another number."""
-    weights = jnp.ones((3, 6)).at[0, 2:].set(0)
-    losses = case.program.token_losses(case.state.params, case.lane, case.tokens)
-    loss, _ = value_and_gradient(case, windows(case.tokens, 3, weights))
-    np.testing.assert_allclose(loss, jnp.sum(losses * weights) / 14, rtol=1e-12)
-    means = jnp.sum(losses * weights, axis=1) / jnp.sum(weights, axis=1)
-    assert abs(float(jnp.mean(means) / loss - 1)) > 1e-4
+    weights = np.ones((3, 6))
+    weights[0, 2:] = 0
+    losses = np.asarray(jax.jit(case.program.token_losses)(case.state.params, case.lane, case.tokens))
+    loss, _ = case.value_and_gradient(windows(case.tokens, 3, jnp.asarray(weights)))
+    np.testing.assert_allclose(loss, np.sum(losses * weights) / 14, rtol=1e-12)
+    means = np.sum(losses * weights, axis=1) / np.sum(weights, axis=1)
+    assert abs(float(np.mean(means) / loss - 1)) > 1e-4
 
 
 def test_blocks_are_diagonal_blocks_of_the_hessian(case) -> None:
@@ -230,7 +225,7 @@ def test_blocks_are_diagonal_blocks_of_the_hessian(case) -> None:
 
 def test_trace_and_directional_sharpness(case) -> None:
     matvec = hessian(case.objective, case.state.params, windows(case.tokens))
-    _, g_N = value_and_gradient(case, windows(case.tokens, 3))
+    _, g_N = case.value_and_gradient(windows(case.tokens, 3))
     exact = g_N @ case.hessian_NN @ g_N / (g_N @ g_N)
     np.testing.assert_allclose(jax.jit(lambda g_N: directional(matvec, g_N))(g_N), exact, rtol=1e-11)
     found = jax.jit(lambda key: trace(matvec, key, case.theta_N, 400))(KEY)
@@ -263,11 +258,11 @@ def test_preconditioned_hessian_has_the_eigenvalues_of_the_update(case) -> None:
     hyper, opt, params = case.lane.hyper, case.state.opt, case.state.params
     lr, beta1, beta2 = 0.01, 0.9, 0.95
     matvec = hessian(case.objective, params, windows(case.tokens))
-    gradient = gradient_of(case)
+    gradient = case.gradient
     flat_N = np.asarray(ravel_pytree(gradient)[0])
     assert np.linalg.norm(flat_N) < hyper.clip
     eps_N, rate_N = (
-        np.asarray(ravel_pytree({path: jnp.full_like(params[path], tree[path]) for path in params})[0])
+        np.concatenate([np.full(params[path].size, tree[path]) for path in sorted(params)])
         for tree in (hyper.eps, hyper.lr)
     )
     nu_N = np.asarray(ravel_pytree(opt[1].nu)[0])
@@ -278,7 +273,7 @@ def test_preconditioned_hessian_has_the_eigenvalues_of_the_update(case) -> None:
         exact = np.linalg.eigvals((lr * rate_N / p_N)[:, None] * case.hessian_NN)
         assert np.abs(exact.imag).max() < 1e-9 * np.abs(exact).max()
         values = np.sort(exact.real)
-        scale_N = root("adam", hyper, opt, params, jnp.asarray(lr), given)
+        scale_N = jax.jit(functools.partial(root, "adam"))(hyper, opt, params, np.asarray(lr), given)
         found = ritz(run(scale_N))
         np.testing.assert_allclose(found.largest(3).values, values[::-1][:3], rtol=1e-10)
         np.testing.assert_allclose(found.smallest(2).values, values[:2], rtol=1e-10)
@@ -291,23 +286,26 @@ def test_the_preconditioner_is_that_of_the_next_update(case) -> None:
     """The chain's update is `-D P^-1 mu` with the P that was told before it, clipping included."""
     hyper, params, opt = case.lane.hyper, case.state.params, case.state.opt
     leaves = layout(case.program.shape.model, case.program.shape.length)
-    gradient = gradient_of(case)
-    for clip in (np.inf, 1e-3):
-        hyper = hyper._replace(clip=jnp.asarray(clip))
+    gradient = case.gradient
+
+    @jax.jit
+    def update(hyper: Hyper) -> Any:
         chain = optimizer("adam", hyper, leaves, jnp.asarray(0.01), jnp.asarray(0.0))
-        updates: Any
-        updates, state = chain.update(gradient, opt, params)
+        return *chain.update(gradient, opt, params), denominator("adam", hyper, opt, params, gradient)
+
+    for clip in (np.inf, 1e-3):
+        updates, state, found = update(hyper._replace(clip=np.asarray(clip)))
         mu = adam_state(state).mu
-        found = denominator("adam", hyper, opt, params, gradient)
         for path in params:
-            expected = -0.01 * hyper.lr[path] * mu[path] / found[path]
+            expected = -0.01 * np.asarray(hyper.lr[path]) * np.asarray(mu[path]) / np.asarray(found[path])
             np.testing.assert_allclose(np.asarray(updates[path]), expected, rtol=1e-12, atol=1e-18)
 
 
 def test_sgd_is_preconditioned_by_its_rates_only(case) -> None:
-    scale_N = root("sgd", case.lane.hyper, None, case.state.params, jnp.asarray(0.25))
-    rates = {path: jnp.full_like(value, case.lane.hyper.lr[path]) for path, value in case.state.params.items()}
-    np.testing.assert_allclose(scale_N**2, 0.25 * ravel_pytree(rates)[0], rtol=1e-14)
+    scale_N = jax.jit(functools.partial(root, "sgd"))(case.lane.hyper, None, case.state.params, np.asarray(0.25))
+    params, lr = case.state.params, case.lane.hyper.lr
+    rate_N = np.concatenate([np.full(params[path].size, lr[path]) for path in sorted(params)])
+    np.testing.assert_allclose(np.asarray(scale_N) ** 2, 0.25 * rate_N, rtol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["lion", "muon", "adafactor"])

@@ -1,6 +1,7 @@
 """Trees of stages, executed: a forked run is the straight run, bitwise; stops, failures and what a tree costs."""
 
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ def sweep_of(base: RunConfig, points: Sequence[Point], **execution: Any) -> Swee
 
 
 def tree(base: RunConfig, **execution: Any) -> Sweep:
-    """Four rates and three budgets, the example of the arithmetic."""
+    """Four rates and three budgets, the example of the arithmetic; segments of two updates, in one program."""
     points = product(
         zipped(axis("schedule.steps", 10, 20, 40), axis("schedule.decay_steps", 2, 4, 8)), axis("optimizer.lr", *RATES)
     )
-    return sweep_of(base, points, **execution)
+    return sweep_of(base, points, **({"lanes": 4, "segment": 2} | execution))
 
 
 def quiet() -> Console:
@@ -60,35 +61,42 @@ def final_params(root: Path, record: dict[str, Any], like: Any) -> Any:
     return {path: np.asarray(leaf)[record["exec"]["lane"]] for path, leaf in state.params.items()}
 
 
+@pytest.fixture(scope="module")
+def whole(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the tree."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run_sweep(tree(base), root) == 0
+    return root
+
+
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
-def test_a_forked_run_is_the_straight_run_bitwise(base: RunConfig, tmp_path: Path, strategy: str) -> None:
-    sweep = tree(base, lanes=4, strategy=strategy)
-    assert run_sweep(sweep, tmp_path) == 0
-    records, runs = store.read_records(tmp_path), resolved(sweep)
+def test_a_forked_run_is_the_straight_run_bitwise(base: RunConfig, tmp_path: Path, whole: Path, strategy: str) -> None:
+    sweep = tree(base, strategy=strategy)
+    root = whole if strategy == "map" else tmp_path
+    assert run_sweep(sweep, root) == 0
+    records, runs = store.read_records(root), resolved(sweep)
     assert len(records) == 12
     for steps in (10, 20, 40):
         straight = [one for one in runs if one.config.schedule.steps == steps]
-        job, snapshot = trained([one.config for one in straight], lanes=4, strategy=strategy)
+        job, snapshot = trained([one.config for one in straight], lanes=4, strategy=strategy, segment=2)
         for lane, one in enumerate(straight):
             record = records[one.run_id]
-            np.testing.assert_allclose(losses(tmp_path, one), snapshot.loss[:, lane], rtol=1e-5)
-            forked = final_params(tmp_path, record, jax.eval_shape(job.program.init, job.lane))
+            np.testing.assert_allclose(losses(root, one), snapshot.loss[:, lane], rtol=1e-5)
+            forked = final_params(root, record, jax.eval_shape(job.program.init, job.lane))
             for path, leaf in snapshot.state.params.items():
                 np.testing.assert_array_equal(forked[path], np.asarray(leaf)[lane])
             expected = job.program.evaluate(job.lane, snapshot.state, job.validation)[lane].mean()
             assert record["validation"]["loss"] == expected
 
 
-def test_records_say_what_they_share(base: RunConfig, tmp_path: Path) -> None:
-    sweep = tree(base, lanes=4)
-    run_sweep(sweep, tmp_path)
-    records = [store.read_records(tmp_path)[one.run_id] for one in resolved(sweep)]
+def test_records_say_what_they_share(base: RunConfig, whole: Path) -> None:
+    records = [store.read_records(whole)[one.run_id] for one in resolved(tree(base))]
     trunks = {record["config"]["optimizer"]["lr"]: record["trunk_id"] for record in records}
     assert len(set(trunks.values())) == 4
     assert all(record["trunk_id"] == trunks[record["config"]["optimizer"]["lr"]] for record in records)
     assert sorted({record["fork_step"] for record in records}) == [8, 16]
     assert all(record["parent"] for record in records)
-    assert set(load(tmp_path).frame["trunk"]) == set(trunks.values())
+    assert set(load(whole).frame["trunk"]) == set(trunks.values())
 
 
 class Witness:
@@ -119,7 +127,7 @@ def pending(sweep: Sweep, root: Path) -> list[plan.Unit]:
 
 
 def test_forks_are_there_before_their_branches_and_gone_after_the_last(base: RunConfig, tmp_path: Path) -> None:
-    sweep, witness = tree(base, lanes=4), Witness(tmp_path)
+    sweep, witness = tree(base), Witness(tmp_path)
     units = pending(sweep, tmp_path)
     assert [(unit.begin, unit.end) for unit in units] == [(0, 8), (8, 10), (8, 16), (16, 20), (16, 40)]
     assert worker.work(units, tmp_path, witness, worker.StopRequest()) == 0
@@ -146,11 +154,9 @@ class Stopping(Witness):
 
 @pytest.mark.parametrize(("event", "begin", "left"), [("finished", 0, 4), ("finished", 8, 3), ("advanced", 16, 2)])
 def test_a_stopped_tree_goes_on_from_its_forks(
-    base: RunConfig, tmp_path: Path, event: str, begin: int, left: int
+    base: RunConfig, tmp_path: Path, whole: Path, event: str, begin: int, left: int
 ) -> None:
-    sweep, whole, broken = tree(base, lanes=4, segment=2), tmp_path / "whole", tmp_path / "broken"
-    run_sweep(sweep, whole)
-    stop = worker.StopRequest()
+    sweep, broken, stop = tree(base), tmp_path / "broken", worker.StopRequest()
     with pytest.raises(worker.Interrupted):
         worker.work(pending(sweep, broken), broken, Stopping(broken, event, begin, stop), stop)
     again = pending(sweep, broken)
@@ -168,7 +174,7 @@ def test_a_stopped_tree_goes_on_from_its_forks(
 def test_a_failed_trunk_fails_its_branches_and_is_trained_again(
     base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, witness = tree(base, lanes=4), Witness(tmp_path)
+    sweep, witness = tree(base), Witness(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(worker.train, "start", lambda _: (_ for _ in ()).throw(MemoryError("no room")))
         assert worker.work(pending(sweep, tmp_path), tmp_path, witness, worker.StopRequest()) == 5
@@ -178,7 +184,7 @@ def test_a_failed_trunk_fails_its_branches_and_is_trained_again(
 
 
 def test_a_damaged_fork_is_named(base: RunConfig, tmp_path: Path) -> None:
-    sweep, stop = tree(base, lanes=4), worker.StopRequest()
+    sweep, stop = tree(base), worker.StopRequest()
     with pytest.raises(worker.Interrupted):
         worker.work(pending(sweep, tmp_path), tmp_path, Stopping(tmp_path, "finished", 0, stop), stop)
     (fork,) = tmp_path.glob("units/*/fork/*")
@@ -191,10 +197,12 @@ def test_a_damaged_fork_is_named(base: RunConfig, tmp_path: Path) -> None:
     assert "delete it and run the sweep again" in witness.failures[0]
 
 
-def test_a_fork_that_nobody_waits_for_is_cleared_by_the_next_launch(base: RunConfig, tmp_path: Path) -> None:
-    sweep = tree(base, lanes=4)
+def test_a_fork_that_nobody_waits_for_is_cleared_by_the_next_launch(
+    base: RunConfig, tmp_path: Path, whole: Path
+) -> None:
+    sweep = tree(base)
     (first, *_) = pending(sweep, tmp_path)
-    assert run_sweep(sweep, tmp_path) == 0
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     left = store.fork_folder(tmp_path, first.unit_id)
     checkpoint.save(left, "000000008", {"x": np.zeros(2)})  # as if killed between the last record and the clearing
     assert run_sweep(sweep, tmp_path) == 0
@@ -202,7 +210,7 @@ def test_a_fork_that_nobody_waits_for_is_cleared_by_the_next_launch(base: RunCon
 
 
 def test_a_grid_that_grows_keeps_its_records(base: RunConfig, tmp_path: Path) -> None:
-    few = tree(base, lanes=2)
+    few = tree(base)
     assert run_sweep(few, tmp_path) == 0
     assert Witness(tmp_path).forks() == []
     longer = replaced(few, {"optimizer.lr": [*RATES, 2.0**-3]})

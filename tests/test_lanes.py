@@ -90,7 +90,7 @@ def test_padding_to_the_same_width_changes_nothing(base: RunConfig, settings: di
 
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
 def test_a_diverged_neighbour_changes_nothing_and_is_recorded(base: RunConfig, settings: dict[str, object]) -> None:
-    runs = runs_of(base, optimizer__kind="sgd", optimizer__clip=None)
+    runs = runs_of(base, optimizer__clip=None)
     wild = resolve(runs[1], optimizer__lr=1e30)
     job, mixed = trained([runs[0], wild, *runs[2:]], lanes=4, **settings)
     _, plain = trained(runs, lanes=4, **settings)
@@ -167,9 +167,9 @@ def test_segments_of_any_length_agree_bitwise(base: RunConfig, monkeypatch: pyte
 
 def test_host_fed_batches_equal_device_gathered_ones(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [resolve(base, seed=seed) for seed in (0, 1)]
-    _, gathered = trained(runs)
+    _, gathered = trained(runs, lanes=4)
     monkeypatch.setattr(train, "DEVICE_BYTES", 0)
-    job, fed = trained(runs)
+    job, fed = trained(runs, lanes=4)
     assert isinstance(job.feed.batches(0), Batches)
     assert job.feed.batches(0).tokens is None
     np.testing.assert_array_equal(fed.loss, gathered.loss)
@@ -178,7 +178,7 @@ def test_host_fed_batches_equal_device_gathered_ones(base: RunConfig, monkeypatc
 def test_runs_that_agree_up_to_a_step_are_bitwise_equal_up_to_it(base: RunConfig) -> None:
     """A short and a long WSD run share their stable phase; after the short one's decay begins they part."""
     long = resolve(base, schedule__steps=24, schedule__decay_steps=8)
-    (_, short_run), (_, long_run) = trained([resolve(base)] * 2, lanes=2), trained([long] * 2, lanes=2)
+    (_, short_run), (_, long_run) = trained([resolve(base)] * 2, lanes=4), trained([long] * 2, lanes=4)
     np.testing.assert_array_equal(short_run.loss[:10], long_run.loss[:10])  # update 8 is the last at the peak
     assert (short_run.loss[10:] != long_run.loss[10:12]).any()
 

@@ -27,10 +27,11 @@ POINTS = [0, 1, 2, 4, 8, 10]
 
 
 def make(base: RunConfig, probe: SharpnessConfig | None = PROBE, steps: tuple[int, ...] = (10,)) -> Sweep:
-    """Two rates, one of them so large that it diverges; several lengths share a trunk."""
+    """Two rates, one of them so large that it diverges; several lengths share a trunk.  Segments end at 3, 6, 9."""
     fixed = {"schedule.decay_steps": 2, "schedule.warmup_steps": 0}
     points = product([fixed], axis("optimizer.lr", 2.0**-6, 1e30), axis("schedule.steps", *steps))
-    return Sweep(name="probed", question="?", cost="none", expected="none", base=base, points=points, probe=probe)
+    how = ExecConfig(segment=3)
+    return Sweep("probed", "?", "none", "none", base=base, points=points, probe=probe, execution=how)
 
 
 def run_sweep(sweep: Sweep, root: Path) -> str:
@@ -91,16 +92,18 @@ def test_a_probe_changes_no_run_and_says_what_it_cost(
     assert "all 2 runs of probed are in" in run_sweep(make(base), tmp_path)
 
 
-def test_points_that_are_missing_are_measured_and_others_left(base: RunConfig, tmp_path: Path) -> None:
-    sweep = replaced(make(base), {"optimizer.lr": [2.0**-6]})
-    run_sweep(sweep, tmp_path)
-    (run,) = resolved(sweep)
+def test_points_that_are_missing_are_measured_and_others_left(
+    base: RunConfig, tmp_path: Path, probed: tuple[Path, str]
+) -> None:
+    sweep = make(base)
+    shutil.copytree(probed[0], tmp_path, dirs_exist_ok=True)
+    run, bad = resolved(sweep)
     before = points_of(tmp_path, run.run_id)
     gone, kept = (store.point_file(tmp_path, run.run_id, sharpness.probe_id(PROBE), step) for step in (4, 8))
     gone.unlink()
     untouched = kept.stat().st_mtime_ns
-    groups = plan.plan([run], sweep.execution, machine=here("cpu"), probe=PROBE)
-    assert measurement.measured(PROBE, groups, tmp_path, {run.run_id}) == set()
+    groups = plan.plan([run, bad], sweep.execution, machine=here("cpu"), probe=PROBE)
+    assert run.run_id not in measurement.measured(PROBE, groups, tmp_path, {run.run_id, bad.run_id})
     run_sweep(sweep, tmp_path)
     after = points_of(tmp_path, run.run_id)
     assert kept.stat().st_mtime_ns == untouched
@@ -164,7 +167,7 @@ def test_a_run_that_was_interrupted_is_measured_where_it_is_and_then_in_full(
     base: RunConfig, probed: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted without a probe: its resume point can be measured, and a probe begins anew and finds all points."""
-    plain = replaced(make(base, None), {"exec.segment": [3]})
+    plain = make(base, None)
     runs, stop = resolved(plain), worker.StopRequest()
     units = plan.pending(plan.plan(runs, plain.execution, machine=here("cpu")), ())
     launch._describe(plain, runs, tmp_path, ())
@@ -172,10 +175,10 @@ def test_a_run_that_was_interrupted_is_measured_where_it_is_and_then_in_full(
         worker.work(units, tmp_path, Quitting(stop), stop)
     assert main(["sharpness", str(tmp_path), "--set", "probe.sequences=4", "--set", "probe.steps=20", "--json"]) == 0
     assert {row["step"] for row in json.loads(capsys.readouterr().out)} == {3}
-    run_sweep(replaced(make(base), {"exec.segment": [3]}), tmp_path)
+    run_sweep(make(base), tmp_path)
     for run in runs:
         points, straight = points_of(tmp_path, run.run_id), points_of(probed[0], run.run_id)
-        assert set(points) == {*POINTS, 3}
+        assert set(points) == {*POINTS, 3}  # 3 was measured where it was interrupted, and is none of the cadence
         assert [points[step]["loss"] for step in POINTS] == [straight[step]["loss"] for step in POINTS]
 
 
@@ -207,7 +210,7 @@ def test_wrong_input_is_one_line(
 def test_a_store_without_states_says_how_to_get_them(
     base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = replaced(make(base, None), {"exec.keep": ["none"], "optimizer.lr": [2.0**-6]})
+    sweep = replaced(make(base, None), {"exec.keep": ["none"]})
     run_sweep(sweep, tmp_path)
     assert main(["sharpness", str(tmp_path)]) == 2
     assert "keeps no trained state: train with --keep final" in capsys.readouterr().err

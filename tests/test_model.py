@@ -1,5 +1,7 @@
 """The model: causal, the same whichever way it executes, and equal to a plain reference."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,19 +32,31 @@ def tokens(seed: int = 0, rows: int = 4) -> jnp.ndarray:
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_causal_by_gradient(base: RunConfig, changes: dict[str, object]) -> None:
-    """The loss at the first t targets has no gradient with respect to embeddings of later inputs."""
+    """The loss at the first t targets has no gradient with respect to embeddings of later inputs.
+
+    A tied embedding is also every target's readout: there, logits of the first t positions do not move with later
+    inputs.
+    """
     program, lane, params = random_params(resolve(base, **changes))
     batch = jnp.arange(LENGTH + 1)[None].repeat(4, axis=0)  # every input token occurs at one place only
+    if "model__tied" in changes:
+        logits = jax.jit(lambda inputs: program.logits(params, lane, inputs).reshape(*inputs.shape, -1))
+        before = np.asarray(logits(batch[:, :-1]))
+        for upto in (1, 7):
+            after = np.asarray(logits(batch[:, :-1].at[:, upto:].add(20)))
+            np.testing.assert_array_equal(after[:, :upto], before[:, :upto])
+            assert (np.abs(after[:, upto:] - before[:, upto:]).max(axis=-1) > 0).all()
+        return
 
-    def early(embedding: jax.Array, upto: int) -> jax.Array:
+    @jax.jit
+    @jax.grad
+    def early(embedding: jax.Array, counted_T: jax.Array) -> jax.Array:
         scaled = params | {"embedding/token": embedding}
-        return program.token_losses(scaled, lane, batch)[:, :upto].sum()
+        return jnp.where(counted_T, program.token_losses(scaled, lane, batch), 0.0).sum()
 
     for upto in (1, 7, LENGTH):
-        gradient = jax.grad(early)(params["embedding/token"], upto)
+        gradient = early(params["embedding/token"], np.arange(LENGTH) < upto)
         reach = np.abs(np.asarray(gradient)).sum(axis=1)
-        if "model__tied" in changes:  # a tied embedding is also every target's readout
-            continue
         assert (reach[:upto] > 0).all()
         assert (reach[upto : LENGTH + 1] == 0).all()
 
@@ -57,26 +71,39 @@ def test_zero_readout_starts_at_log_vocabulary(base: RunConfig, changes: dict[st
     assert job.steps == 12
 
 
-@pytest.mark.parametrize("changes", VARIANTS[:3], ids=str)
+class Plain(NamedTuple):
+    """A run in float64, its parameters, and their loss and gradient in layers that are unrolled."""
+
+    run: RunConfig
+    params: dict[str, jax.Array]
+    loss: jax.Array
+    gradients: dict[str, jax.Array]
+
+
+def loss_and_gradient(run: RunConfig, params: dict[str, jax.Array], **how: object) -> Any:
+    job = job_of([run], **how)
+    program, lane = job.program, lane_zero(job.lane)
+    with program.context():
+        return jax.jit(jax.value_and_grad(lambda p: program.loss(p, lane, tokens()).mean()))(params)
+
+
+@pytest.fixture(scope="module", params=VARIANTS[:3], ids=str)
+def plain(base: RunConfig, request: pytest.FixtureRequest) -> Plain:
+    run = resolve(base, dtype="float64", parametrization__zero_readout=False, **request.param)
+    _, _, params = random_params(run, unroll=True)
+    return Plain(run, params, *loss_and_gradient(run, params, unroll=True))
+
+
 @pytest.mark.parametrize(
     "settings", [{"unroll": False}, {"remat": "full"}, {"remat": "dots"}, {"attention": "xla"}], ids=str
 )
-def test_execution_does_not_change_the_loss_or_its_gradient(
-    base: RunConfig, changes: dict[str, object], settings: dict[str, object]
-) -> None:
+def test_execution_does_not_change_the_loss_or_its_gradient(plain: Plain, settings: dict[str, object]) -> None:
     """Scan against unrolled, remat against none, the library's attention against einsum: float64, 1e-12."""
-    run = resolve(base, dtype="float64", **changes)
-
-    def loss_and_gradient(**how: object):
-        program, lane, params = random_params(run, **how)
-        with program.context():
-            return jax.value_and_grad(lambda p: program.loss(p, lane, tokens()).mean())(params)
-
-    (plain, plain_grads), (other, other_grads) = loss_and_gradient(unroll=True), loss_and_gradient(**settings)
+    other, other_grads = loss_and_gradient(plain.run, plain.params, **settings)
     # The library computes its softmax in float32, whatever it is given.
     tolerance = 1e-6 if "attention" in settings else 1e-12
-    assert abs(float(plain) - float(other)) < tolerance
-    for path, gradient in plain_grads.items():
+    assert abs(float(plain.loss) - float(other)) < tolerance
+    for path, gradient in plain.gradients.items():
         np.testing.assert_allclose(other_grads[path], gradient, rtol=0, atol=tolerance)
 
 
@@ -105,7 +132,7 @@ def test_attention_against_a_loop() -> None:
         expected[b, h, t] = (weights / weights.sum()) @ v[b, h // 2, : t + 1]
     for name in ("einsum", "xla"):
         arrays = [jnp.asarray(x, jnp.float32) for x in (q, k, v)]
-        found = ATTENTION[name](arrays[0], arrays[1], arrays[2], jnp.float32(0.3))
+        found = jax.jit(ATTENTION[name])(*arrays, jnp.float32(0.3))
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -124,4 +151,6 @@ def test_forward_multiplier_acts_on_the_logits(base: RunConfig) -> None:
     program, lane, params = random_params(resolve(base))
     halved = lane._replace(forward=lane.forward | {"readout/kernel": lane.forward["readout/kernel"] / 2})
     scaled = params | {"readout/kernel": params["readout/kernel"] / 2}
-    np.testing.assert_allclose(program.loss(params, halved, tokens()), program.loss(scaled, lane, tokens()), rtol=1e-6)
+    loss = jax.jit(lambda params, lane: program.loss(params, lane, tokens()))
+    np.testing.assert_allclose(loss(params, halved), loss(scaled, lane), rtol=1e-6)
+    assert (loss(params, halved) != loss(params, lane)).any()  # the control

@@ -48,10 +48,15 @@ def gradients(step: int) -> dict[str, jax.Array]:
 
 def run(chain: optax.GradientTransformation) -> Any:
     weights: Any = params()
-    state = chain.init(weights)
+    state = jax.jit(chain.init)(weights)
+
+    @jax.jit
+    def updated(gradient: Any, state: Any, weights: Any) -> Any:
+        updates, state = chain.update(gradient, state, weights)
+        return optax.apply_updates(weights, updates), state
+
     for step in range(5):
-        updates, state = chain.update(gradients(step), state, weights)
-        weights = optax.apply_updates(weights, updates)
+        weights, state = updated(gradients(step), state, weights)
     return weights
 
 

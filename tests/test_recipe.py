@@ -131,18 +131,22 @@ def test_a_recipe_trains_like_the_laboratory(base: RunConfig) -> None:
     )
     optimizer = found.optimizer(lambda step: run.optimizer.lr * jnp.minimum(1.0, (step + 1) / 2))
     ones = lane._replace(forward={path: jnp.ones(()) for path in params})
-    state, losses = optimizer.init(params), []
-    batches = job.feed.batches(0)
-    assert batches.tokens is not None and batches.starts is not None
-    for step in range(6):
-        tokens = batches.tokens[batches.starts[step, 0][:, None] + jnp.arange(run.data.length + 1)]
+    state, losses = jax.jit(optimizer.init)(params), []
 
-        def loss(params: Any, tokens: jax.Array = tokens) -> jax.Array:
+    @jax.jit
+    def update(params: Any, state: Any, tokens: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
             return jnp.mean(job.program.loss(found.scaled(params), ones, tokens))
 
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value
+
+    batches = job.feed.batches(0)
+    assert batches.tokens is not None and batches.starts is not None
+    for step in range(6):
+        tokens = batches.tokens[batches.starts[step, 0][:, None] + jnp.arange(run.data.length + 1)]
+        params, state, value = update(params, state, tokens)
         losses.append(float(value))
     *_, last = train.train(job, snapshot)
     np.testing.assert_allclose(losses, last.settled().loss[:6, 0], atol=2e-6)

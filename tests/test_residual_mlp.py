@@ -39,18 +39,17 @@ def mlp(base: RunConfig) -> RunConfig:
 
 
 def made(config: RunConfig, **changes: object) -> tuple[Program, Lane, dict[str, jax.Array]]:
-    """(program, lane, parameters) of a tiny model whose readout is not zero and whose biases are not either."""
+    """(program, lane, parameters) of a tiny model: random numbers of about the initial size, biases included."""
     tiny = {"data.length": LENGTH, "parametrization.zero_readout": False, "dtype": "float64"}
     changed = tiny | {name.replace("__", "."): value for name, value in changes.items()}
     run = apply(config, changed).resolve(vocab=VOCAB, fingerprint="made up")
     built = program(shape_of(run, lanes=1, strategy="map", group=1, segment=1, forward=Forward()))
     lanes, _ = built.lanes([run])
-    lane, params = jax.tree.map(lambda leaf: leaf[0], (lanes, built.init(lanes).params))
     rng = np.random.default_rng(3)
+    table = sorted(leaves(run).items())
     with built.context():
-        for path in params:
-            if path.endswith("bias"):
-                params[path] = jnp.asarray(rng.normal(size=params[path].shape), built.shape.param_dtype)
+        lane = jax.tree.map(lambda leaf: leaf[0], lanes)
+        params = {path: jnp.asarray(rng.normal(size=leaf.shape) / leaf.fan_in**0.5) for path, leaf in table}
     return built, lane, params
 
 
@@ -60,7 +59,7 @@ def tokens(rows: int = 2) -> np.ndarray:
 
 def logits(built: Program, lane: Lane, params: dict[str, jax.Array], inputs: np.ndarray) -> np.ndarray:
     with built.context():
-        return np.asarray(built.logits(params, lane, jnp.asarray(inputs))).reshape(*inputs.shape, -1)
+        return np.asarray(jax.jit(built.logits)(params, lane, inputs)).reshape(*inputs.shape, -1)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -122,7 +121,7 @@ def test_execution_does_not_change_the_loss_or_its_gradient(mlp: RunConfig, how:
 
     def value(built: Program) -> tuple[jax.Array, dict[str, jax.Array]]:
         with built.context():
-            return jax.value_and_grad(lambda p: built.loss(p, lane, jnp.asarray(tokens())).mean())(params)
+            return jax.jit(jax.value_and_grad(lambda p: built.loss(p, lane, jnp.asarray(tokens())).mean()))(params)
 
     (plain, gradient), (other, other_gradient) = value(built), value(program(shape))
     assert abs(float(plain) - float(other)) < 1e-12
@@ -173,7 +172,10 @@ def test_the_embedding_begins_as_large_as_one_table(mlp: RunConfig) -> None:
         ("base 4", 32, 1, SQRT | {"parametrization__base_depth": 4}),
         ("no rule", 16, 1, {}),
     ]:
-        _, lane, params = made(mlp, dtype="float32", model__depth=depth, model__block_layers=layers, **changes, **rule)
+        run = resolve(mlp, model__depth=depth, model__block_layers=layers, **changes, **rule)
+        built = program(shape_of(run, lanes=1, strategy="map", group=1, segment=1, forward=Forward()))
+        lanes, _ = built.lanes([run])
+        lane, params = jax.tree.map(lambda leaf: leaf[0], (lanes, built.init(lanes).params))
         first, *_, last = (float(np.var(x[:, 1:])) for x in streams(acting(lane, params), tokens()[:, :-1]))
         assert first == pytest.approx(1, abs=0.1)
         growth[name] = last / first
@@ -201,9 +203,10 @@ def test_two_forms_of_mup_are_one_model(mlp: RunConfig) -> None:
     assert np.abs(losses["mup"] - losses["sp"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam", "adafactor", "muon", "lion"])
+@pytest.mark.parametrize("kind", ["adam", "adafactor", "muon", "lion"])
 def test_every_optimizer_trains_it(mlp: RunConfig, kind: str) -> None:
-    rate = {"sgd": 0.5, "adafactor": 2.0**-3, "lion": 2.0**-8}.get(kind, 2.0**-5)
+    """SGD trains it below, in a sweep."""
+    rate = {"adafactor": 2.0**-3, "lion": 2.0**-8}.get(kind, 2.0**-5)
     job, snapshot = trained([resolve(mlp, optimizer__kind=kind, optimizer__lr=lr) for lr in (rate, rate / 2)])
     assert job.steps == 12 and np.isfinite(snapshot.loss).all()
     assert snapshot.loss[0] == pytest.approx(np.log(256), abs=1e-6)

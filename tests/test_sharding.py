@@ -1,11 +1,12 @@
 """Lanes, batches and states over eight devices: the same numbers as one device, and the communication that is expected.
 
-Each case runs in a process of its own, which has eight CPU devices.
+Cases run in processes of their own, which have eight CPU devices.
 """
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,8 +32,17 @@ from lab.program import Program
 BASE = apply(RunConfig(), {
     "model.width": 32, "model.head_dim": 8, "parametrization.base_width": 16, "schedule.steps": 4,
     "schedule.decay_fraction": 0.5, "data.sequences": 8, "data.length": 16, "evaluation.sequences": 20,
-    "data.corpus": "python-stdlib",
+    "data.corpus": "text:" + sys.argv[1],
 })
+
+class Kept:
+    # A jitted function and the executable that its first call compiles.
+    def __init__(self, jitted):
+        self.jitted, self.compiled = jitted, None
+
+    def __call__(self, *args):
+        self.compiled = self.compiled or self.jitted.lower(*args).compile()
+        return self.compiled(*args)
 
 def job(mesh, changes={}, rates=(2**-7, 2**-6, 2**-5, 2**-4), devices=8, **settings):
     found = corpus.load(BASE.data)
@@ -44,7 +54,10 @@ def job(mesh, changes={}, rates=(2**-7, 2**-6, 2**-5, 2**-4), devices=8, **setti
     how = execution(
         ExecConfig(mesh=mesh, **settings), runs[0].model, platform="cpu", runs=len(runs), devices=devices
     )
-    return train.prepare(runs, how, found)
+    made = train.prepare(runs, how, found)
+    if not isinstance(made.program._segment, Kept):
+        made.program._segment = Kept(made.program._segment)
+    return made
 
 def trained(job):
     *_, last = train.train(job, train.start(job))
@@ -59,36 +72,43 @@ def apart(one, other):
         max(float(np.abs(one[2][path] - other[2][path][: len(one[2][path])]).max()) for path in one[2])]
 
 def collectives(program):
-    text = program.lower(tokens=5000).compile().as_text()
+    # Of the executable that has trained, or of one that is compiled for this where none has.
+    ran = getattr(program._segment, "compiled", None)
+    text = (ran or program.lower(tokens=5000).compile()).as_text()
     return sorted(set(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)", text)))
 
 ONE = MeshConfig(lane=1)
 """
 
 
-def run(code: str) -> Any:
-    """What a piece of code prints as JSON, with eight devices."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PRELUDE + code], capture_output=True, text=True)
+def run(code: str, text: Path) -> Any:
+    """What a piece of code prints as JSON, with eight devices and the corpus of a folder."""
+    command = [sys.executable, "-W", "error", "-c", PRELUDE + code, str(text)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_sharded_lanes_agree_with_one_device_and_never_communicate() -> None:
+def test_sharded_lanes_agree_with_one_device_and_never_communicate(text: Path) -> None:
     """`vmap` and `map` over four devices, and lanes that are padded; a mesh over which batches are cut communicates."""
-    found = run("""
+    found = run(
+        """
 alone = numbers(job(ONE, lanes=4))
 spread = {name: job(MeshConfig(lane=4), lanes=lanes, strategy=strategy)
           for name, lanes, strategy in (("vmap", 4, "vmap"), ("map", 8, "map"), ("both", 8, "both"))}
-control = job(MeshConfig(lane=1, data=2), lanes=4)
+control = job(MeshConfig(lane=1, data=2), lanes=4).program
+control._segment = control._segment.jitted
 print(json.dumps({
     "apart": {name: apart(alone, numbers(one)) for name, one in spread.items()},
     "collectives": {name: collectives(one.program) for name, one in spread.items()},
-    "control": collectives(control.program),
+    "control": collectives(control),
     "devices": len(spread["vmap"].lane.seed.sharding.device_set),
 }))
-""")
+""",
+        text,
+    )
     assert found["devices"] == 4
     for name, (loss, validation, params) in found["apart"].items():
         assert loss < 1e-5 and validation < 1e-5 and params < 1e-4, name
@@ -98,24 +118,9 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.stack
-@pytest.mark.parametrize(
-    "changes",
-    [{"optimizer.kind": "muon", "model.mlp": "swiglu"}, {"optimizer.kind": "adafactor", "model.tied": True}],
-    ids=lambda changes: changes["optimizer.kind"],
-)
-def test_optimizers_that_look_at_whole_tensors_agree_on_a_mesh(changes: dict[str, Any]) -> None:
-    found = run(f"""
-changes = {changes!r}
-alone, mesh = (job(mesh, changes, (2**-7, 2**-6), lanes=2) for mesh in (ONE, MeshConfig(lane=2, fsdp=2, tensor=2)))
-print(json.dumps(apart(numbers(alone), numbers(mesh))))
-""")
-    assert max(found[:2]) < 2e-4 and found[2] < 2e-3
-
-
-@pytest.mark.slow
-@pytest.mark.stack
-def test_data_fsdp_and_tensor_sharding_agree_with_one_device() -> None:
-    found = run("""
+def test_data_fsdp_and_tensor_sharding_agree_with_one_device(text: Path) -> None:
+    found = run(
+        """
 meshes = {
     "data": MeshConfig(lane=1, data=4), "fsdp": MeshConfig(lane=1, fsdp=4), "tensor": MeshConfig(lane=1, tensor=4),
     "lane x fsdp": MeshConfig(lane=2, fsdp=2),
@@ -129,7 +134,9 @@ print(json.dumps({
                             for s in leaf.addressable_shards if s.device.id == d) for d in range(4))
               for name, one in jobs.items()},
 }))
-""")
+""",
+        text,
+    )
     for name, (loss, validation, params) in found["apart"].items():
         assert loss < 2e-4 and validation < 2e-4 and params < 2e-3, name
     assert found["collectives"]["data"] == ["all-reduce"]
@@ -142,9 +149,10 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_rows_of_the_embedding_are_found_where_the_batch_lies() -> None:
+def test_rows_of_the_embedding_are_found_where_the_batch_lies(text: Path) -> None:
     """data and fsdp together: no activation changes its place; the control looks up in a table that is cut."""
-    found = run("""
+    found = run(
+        """
 from lab import transformer
 from lab.config import ModelConfig
 from lab.layer import Forward
@@ -155,27 +163,38 @@ shape = Shape(model, "adam", "float32", 16, 32, 1, "vmap", 1, 4, Forward("xla", 
 gathered = collectives(Program(shape, jax.devices()))
 transformer.looked_up = transformer.spread = lambda array: array
 print(json.dumps([gathered, collectives(Program(shape, jax.devices()))]))
-""")
+""",
+        text,
+    )
     assert found[0] == ["all-gather", "all-reduce"]
     assert "all-to-all" in found[1]
 
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_accumulation_remat_bfloat16_and_float64_on_a_mesh() -> None:
-    found = run("""
+def test_accumulation_remat_precisions_and_optimizers_of_whole_tensors_on_a_mesh(text: Path) -> None:
+    """One process for all cases; Muon and Adafactor look at whole tensors, which no device holds."""
+    found = run(
+        """
 mesh = MeshConfig(lane=1, fsdp=2, tensor=2)
 cases = {
     "accumulate": ({}, {"accumulate": 2, "remat": "dots"}), "float64": ({"dtype": "float64"}, {"remat": "full"}),
     "bfloat16": ({"dtype": "bfloat16"}, {}),
 }
-print(json.dumps({name: apart(numbers(job(ONE, changes, (2**-6,))), numbers(job(mesh, changes, (2**-6,), **settings)))
-                  for name, (changes, settings) in cases.items()}))
-""")
+apart_by = {name: apart(numbers(job(ONE, changes, (2**-6,))), numbers(job(mesh, changes, (2**-6,), **settings)))
+            for name, (changes, settings) in cases.items()}
+for changes in ({"optimizer.kind": "muon", "model.mlp": "swiglu"}, {"optimizer.kind": "adafactor", "model.tied": True}):
+    pair = (job(mesh, changes, (2**-7, 2**-6), lanes=2) for mesh in (ONE, MeshConfig(lane=2, fsdp=2, tensor=2)))
+    apart_by[changes["optimizer.kind"]] = apart(*map(numbers, pair))
+print(json.dumps(apart_by))
+""",
+        text,
+    )
     limits = {"float64": 1e-12, "bfloat16": 0.05}
     for name, (loss, validation, _) in found.items():
         assert max(loss, validation) < limits.get(name, 2e-4), name
     assert found["bfloat16"][0] > 1e-5  # the control: the comparison sees rounding
+    assert max(found["muon"][2], found["adafactor"][2]) < 2e-3
 
 
 def test_a_mesh_that_does_not_fit_is_refused_in_one_line() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,14 @@ def sweep_of(base: RunConfig, rates: tuple[float, ...]) -> Sweep:
     return Sweep("planned", "?", "none", "none", base, points)
 
 
+@pytest.fixture(scope="module")
+def falling(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three falling rates: every cell's optimum lies beyond the highest."""
+    root = tmp_path_factory.mktemp("falling") / "store"
+    assert launch.launch(sweep_of(base, (1e-4, 2e-4, 4e-4)), root, again="", smoke=False, console=console()) == 0
+    return root
+
+
 def test_a_list_of_runs_is_the_same_sweep(base: RunConfig, tmp_path: Path) -> None:
     sweep = sweep_of(base, (0.01, 0.02))
     path = tmp_path / "next.json"
@@ -122,12 +131,11 @@ def test_a_list_of_runs_is_the_same_sweep(base: RunConfig, tmp_path: Path) -> No
 
 
 def test_from_a_store_to_runs_that_go_into_it(
-    base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    falling: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three falling rates: every cell's optimum lies beyond the highest, and the list of runs extends the grid."""
+    """The list of runs extends the grid."""
     root, out = tmp_path / "store", tmp_path / "next.json"
-    assert launch.launch(sweep_of(base, (1e-4, 2e-4, 4e-4)), root, again="", smoke=False, console=console()) == 0
-    capsys.readouterr()
+    shutil.copytree(falling, root)
     arguments = ["suggest", str(root), "--params", "1e5", "--tokens", "1e5", "--out", str(out)]
     assert main(arguments) == 0
     told = capsys.readouterr().out
@@ -141,12 +149,8 @@ def test_from_a_store_to_runs_that_go_into_it(
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 4
 
 
-def test_without_a_target_only_cells_are_mended(
-    base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "store"
-    assert launch.launch(sweep_of(base, (1e-4, 2e-4, 4e-4)), root, again="", smoke=False, console=console()) == 0
-    assert main(["suggest", str(root), "--json"]) == 0
+def test_without_a_target_only_cells_are_mended(falling: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suggest", str(falling), "--json"]) == 0
     printed = capsys.readouterr().out
     told = json.loads(printed[printed.index("{") :])
     assert len(told["suggestions"]) == 4
