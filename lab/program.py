@@ -122,7 +122,10 @@ class Program:
         return Batches(None, None, placed) if tokens is None else Batches(tokens, placed, None)
 
     def init(self, lane: Lane) -> State:
-        """Initial states [K]; a lane's values depend on its own seed and stds only."""
+        """Initial states [K]; a lane's values depend on its own seed and stds only.
+
+        A call compiles: for shapes ask `abstract_state`.
+        """
         with self.context():
             return self._init(lane)
 

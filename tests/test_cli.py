@@ -267,6 +267,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.exact
 def test_interrupted_says_how_to_go_on_and_goes_on_bitwise(text: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.py"
     path.write_text(SWEEP.format(text=text, steps=60).replace("16, 32", "16"))

@@ -64,6 +64,7 @@ def sweep():
 """
 
 
+@pytest.mark.exact
 def test_a_run_is_bitwise_that_of_a_sweep_of_one_lane(config_file: Path, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(SWEEP.format(path=str(config_file), rates="2.0**-6, 2.0**-5"))
     assert main(["sweep", str(tmp_path / "one.py"), "--out", str(tmp_path / "sweep")]) == 0

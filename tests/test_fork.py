@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from conftest import trained
@@ -69,6 +68,7 @@ def whole(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 def test_a_forked_run_is_the_straight_run_bitwise(base: RunConfig, tmp_path: Path, whole: Path, strategy: str) -> None:
     sweep = tree(base, strategy=strategy)
@@ -82,7 +82,7 @@ def test_a_forked_run_is_the_straight_run_bitwise(base: RunConfig, tmp_path: Pat
         for lane, one in enumerate(straight):
             record = records[one.run_id]
             np.testing.assert_allclose(losses(root, one), snapshot.loss[:, lane], rtol=1e-5)
-            forked = final_params(root, record, jax.eval_shape(job.program.init, job.lane))
+            forked = final_params(root, record, job.program.abstract_state())
             for path, leaf in snapshot.state.params.items():
                 np.testing.assert_array_equal(forked[path], np.asarray(leaf)[lane])
             expected = job.program.evaluate(job.lane, snapshot.state, job.validation)[lane].mean()

@@ -30,6 +30,7 @@ def equal(a, b) -> bool:
     )
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
 def test_rerun_is_bitwise(base: RunConfig, settings: dict[str, object]) -> None:
     (_, one), (_, two) = (trained(runs_of(base), lanes=4, **settings) for _ in range(2))
@@ -72,6 +73,7 @@ def test_a_job_compiles_its_segment_once_beside_its_initial_values(
     train._on_device.cache_clear()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
 def test_permuting_lanes_permutes_results_bitwise(base: RunConfig, settings: dict[str, object]) -> None:
     order = [2, 0, 3, 1]
@@ -81,6 +83,7 @@ def test_permuting_lanes_permutes_results_bitwise(base: RunConfig, settings: dic
     np.testing.assert_array_equal(permuted.loss, straight.loss[:, order])
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
 def test_padding_to_the_same_width_changes_nothing(base: RunConfig, settings: dict[str, object]) -> None:
     _, full = trained(runs_of(base), lanes=4, **settings)
@@ -88,6 +91,7 @@ def test_padding_to_the_same_width_changes_nothing(base: RunConfig, settings: di
     np.testing.assert_array_equal(padded.loss, full.loss[:, :3])
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("settings", STRATEGIES, ids=str)
 def test_a_diverged_neighbour_changes_nothing_and_is_recorded(base: RunConfig, settings: dict[str, object]) -> None:
     runs = runs_of(base, optimizer__clip=None)
@@ -107,6 +111,7 @@ def test_a_diverged_neighbour_changes_nothing_and_is_recorded(base: RunConfig, s
     assert all(np.isfinite(leaf[1]).all() for leaf in jax.tree.leaves(mixed.state.params))
 
 
+@pytest.mark.exact
 def test_solo_agrees_with_its_lane(base: RunConfig) -> None:
     """Not bitwise by nature: 1e-5 nats at sane rates over 12 steps."""
     runs = runs_of(base)
@@ -135,6 +140,7 @@ def test_one_compile_for_many_rates_schedules_and_parametrizations(base: RunConf
     assert segment._cache_size() - before <= 2  # one for one data stream, one for two
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("settings", STRATEGIES[:2], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_resume_from_a_checkpoint_is_bitwise(
@@ -156,6 +162,7 @@ def test_resume_from_a_checkpoint_is_bitwise(
     np.testing.assert_array_equal(resumed.loss, straight.loss)
 
 
+@pytest.mark.exact
 def test_segments_of_any_length_agree_bitwise(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plain = trained(runs_of(base), lanes=4)
     monkeypatch.setattr(train, "SEGMENT_SECONDS", 1e-9)  # one step per segment
@@ -165,6 +172,7 @@ def test_segments_of_any_length_agree_bitwise(base: RunConfig, monkeypatch: pyte
     np.testing.assert_array_equal(snapshots[-1].settled().loss, plain.loss)
 
 
+@pytest.mark.exact
 def test_host_fed_batches_equal_device_gathered_ones(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [resolve(base, seed=seed) for seed in (0, 1)]
     _, gathered = trained(runs, lanes=4)
@@ -175,6 +183,7 @@ def test_host_fed_batches_equal_device_gathered_ones(base: RunConfig, monkeypatc
     np.testing.assert_array_equal(fed.loss, gathered.loss)
 
 
+@pytest.mark.exact
 def test_runs_that_agree_up_to_a_step_are_bitwise_equal_up_to_it(base: RunConfig) -> None:
     """A short and a long WSD run share their stable phase; after the short one's decay begins they part."""
     long = resolve(base, schedule__steps=24, schedule__decay_steps=8)

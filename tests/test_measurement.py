@@ -71,6 +71,7 @@ def test_points_lie_where_the_cadence_says_and_diverged_runs_have_no_numbers(
     assert points_of(root, good.run_id)[10]["lr"] == points_of(root, good.run_id)[8]["lr"] / 2  # of the last update
 
 
+@pytest.mark.exact
 def test_a_probe_changes_no_run_and_says_what_it_cost(
     base: RunConfig, tmp_path: Path, probed: tuple[Path, str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_everything_is_one_at_the_base_shape(base: RunConfig, name: str, kind: s
         assert table.logits == 1.0
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_at_base_width_all_are_one_model_bitwise_and_not_elsewhere(base: RunConfig, kind: str) -> None:
     def losses(width: int) -> np.ndarray:

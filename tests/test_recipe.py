@@ -167,6 +167,7 @@ def test_linen_variables_work_and_a_stacked_scan_counts_for_no_fan() -> None:
     assert again.leaves["params/kernel"].stacked == (0,)
 
 
+@pytest.mark.exact
 def test_training_goes_on_bitwise_after_a_checkpoint(tmp_path: Path) -> None:
     """Parameters and optimizer state through Orbax, and a recipe that is built anew."""
     params, state, straight = trained(recipe(), steps=6)

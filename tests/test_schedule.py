@@ -164,6 +164,7 @@ def test_cycles_in_tokens_and_fractions_resolve_alike() -> None:
     assert exact.resolve(10) == exact
 
 
+@pytest.mark.exact
 def test_runs_with_cycles_agree_bitwise_as_long_as_their_cycles_do(base: RunConfig) -> None:
     settings: dict[str, Any] = {"schedule__kind": "wsd_s", "schedule__decay_steps": 2, "schedule__cycle_steps": (5,)}
     short = resolve(base, **settings, schedule__steps=9)

@@ -113,7 +113,7 @@ def trained(run: RunConfig, case: parity.Case) -> np.ndarray:
     values = parity.weights(case)
     with job.program.context():
         # Optimizers start from zeros; drawing weights that are replaced would cost a compile.
-        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(job.program.init, job.lane))
+        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), job.program.abstract_state())
         assert {path: leaf.shape[1:] for path, leaf in state.params.items()} == {p: v.shape for p, v in values.items()}
         params = {path: jnp.asarray(value[None], job.program.shape.param_dtype) for path, value in values.items()}
     state = state._replace(params=params, alive=jnp.ones_like(state.alive), diverged=jnp.full_like(state.diverged, -1))
