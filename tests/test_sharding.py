@@ -36,13 +36,20 @@ BASE = apply(RunConfig(), {
 })
 
 class Kept:
-    # A jitted function and the executable that its first call compiles.
+    # A jitted function, and the executable that it compiles ahead of its first call, or in it.
     def __init__(self, jitted):
         self.jitted, self.compiled = jitted, None
 
+    def lower(self, *args):
+        self.lowered = self.jitted.lower(*args)
+        return self
+
+    def compile(self):
+        self.compiled = self.compiled or self.lowered.compile()
+        return self.compiled
+
     def __call__(self, *args):
-        self.compiled = self.compiled or self.jitted.lower(*args).compile()
-        return self.compiled(*args)
+        return (self.compiled or self.lower(*args).compile())(*args)
 
 def job(mesh, changes={}, rates=(2**-7, 2**-6, 2**-5, 2**-4), devices=8, **settings):
     found = corpus.load(BASE.data)
