@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lab.product import at_least_float32
+from lab.product import at_least_float32, rounded
 from lab.sharding import contraction_cut, looked_up, row_parts, spread
 
 _BLOCK = 128
@@ -45,8 +45,9 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     del form
     # Where rows are cut over devices, the parts that each of them finds are added up.
-    found_VD = table_VD if contraction_cut() else table_VD.astype(dtype)
-    return looked_up(found_VD)[row_M].astype(dtype), (row_M, jnp.zeros((table_VD.shape[0], 0), table_VD.dtype))
+    cut = contraction_cut()
+    found_VD = table_VD if cut else table_VD.astype(dtype)
+    return rounded(looked_up(found_VD)[row_M], dtype, cut), (row_M, jnp.zeros((table_VD.shape[0], 0), table_VD.dtype))
 
 
 def _backward(dtype: str, form: str, kept: tuple[jax.Array, jax.Array], g_MD: jax.Array) -> tuple[jax.Array, None]:

@@ -9,6 +9,7 @@ contraction itself is cut over devices is that sum asked for in float32 too, sin
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,14 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def rounded(x: jax.Array, dtype: Any, cut: bool) -> jax.Array:
+    """`x` in `dtype`; where it is joined from parts of several devices (`cut`), rounded after they are added up.
+
+    Without the barrier the TPU compiler rounds the parts, and adds them up in 16 bits.
+    """
+    return (jax.lax.optimization_barrier(x) if cut else x).astype(dtype)
+
+
 def shifted(x: jax.Array, shift: jax.Array) -> jax.Array:
     """`x + shift` in the dtype of x, added in at least float32, so that the gradient of a shift that is broadcast is
     summed in it.
@@ -60,7 +69,7 @@ def _forward(
     low_IO = w_IO.astype(x_MI.dtype)
     y_MO = jnp.matmul(x_MI, low_IO, preferred_element_type=w_IO.dtype if cut or wide else None)
     # The last is there for its dtype alone.
-    return y_MO if wide else y_MO.astype(x_MI.dtype), (x_MI, low_IO, jnp.zeros((), w_IO.dtype))
+    return y_MO if wide else rounded(y_MO, x_MI.dtype, cut), (x_MI, low_IO, jnp.zeros((), w_IO.dtype))
 
 
 def _backward(
@@ -71,7 +80,7 @@ def _backward(
     g_MO = g_MO.astype(x_MI.dtype)
     dx_MI = jnp.matmul(g_MO, low_IO.T, preferred_element_type=like.dtype if cut else None)
     dw_IO = jnp.matmul(x_MI.T, g_MO, preferred_element_type=like.dtype)
-    return dx_MI.astype(x_MI.dtype), dw_IO
+    return rounded(dx_MI, x_MI.dtype, cut), dw_IO
 
 
 _product.defvjp(_forward, _backward)
