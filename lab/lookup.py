@@ -47,7 +47,11 @@ def _forward(
     # Where rows are cut over devices, the parts that each of them finds are added up.
     cut = contraction_cut()
     found_VD = table_VD if cut else table_VD.astype(dtype)
-    return rounded(looked_up(found_VD)[row_M], dtype, cut), (row_M, jnp.zeros((table_VD.shape[0], 0), table_VD.dtype))
+    found_MD = looked_up(found_VD)[row_M]
+    return rounded(found_MD, jnp.dtype(dtype)) if cut else found_MD, (
+        row_M,
+        jnp.zeros((table_VD.shape[0], 0), table_VD.dtype),
+    )
 
 
 def _backward(dtype: str, form: str, kept: tuple[jax.Array, jax.Array], g_MD: jax.Array) -> tuple[jax.Array, None]:

@@ -38,12 +38,18 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def rounded(x: jax.Array, dtype: Any, cut: bool) -> jax.Array:
-    """`x` in `dtype`; where it is joined from parts of several devices (`cut`), rounded after they are added up.
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """A sum `x` (at least float32) rounded to nearest in `dtype`, to even; NaN stays NaN.
 
-    Without the barrier the TPU compiler rounds the parts, and adds them up in 16 bits.
+    To bfloat16 it is done in integers: a compiler may make a sum in 16 bits where all that follows is a conversion to
+    them (the TPU's does, and joins the parts of several devices so).
     """
-    return (jax.lax.optimization_barrier(x) if cut else x).astype(dtype)
+    if dtype != jnp.bfloat16:
+        return x.astype(dtype)
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    even = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    kept = jnp.where(jnp.isnan(x), 0x7FC0, even)
+    return jax.lax.bitcast_convert_type(kept.astype(jnp.uint16), jnp.bfloat16)
 
 
 def shifted(x: jax.Array, shift: jax.Array) -> jax.Array:
@@ -55,7 +61,23 @@ def shifted(x: jax.Array, shift: jax.Array) -> jax.Array:
 
 def repeated(x: jax.Array, count: int, axis: int) -> jax.Array:
     """Every entry along an axis `count` times in turn; its gradient is summed over them in at least float32."""
-    return x if count == 1 else jnp.repeat(at_least_float32(x), count, axis=axis).astype(x.dtype)
+    if count == 1:
+        return x
+    return jnp.repeat(x, count, axis=axis) if x.dtype == at_least_float32(x).dtype else _repeated(x, count, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _repeated(x: jax.Array, count: int, axis: int) -> jax.Array:
+    return jnp.repeat(x, count, axis=axis)
+
+
+def _repeated_backward(count: int, axis: int, kept: None, g: jax.Array) -> tuple[jax.Array]:
+    del kept
+    parts = at_least_float32(g).reshape(*g.shape[:axis], -1, count, *g.shape[axis + 1 :])
+    return (rounded(jnp.sum(parts, axis=axis + 1), g.dtype),)
+
+
+_repeated.defvjp(lambda x, count, axis: (jnp.repeat(x, count, axis=axis), None), _repeated_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -69,7 +91,7 @@ def _forward(
     low_IO = w_IO.astype(x_MI.dtype)
     y_MO = jnp.matmul(x_MI, low_IO, preferred_element_type=w_IO.dtype if cut or wide else None)
     # The last is there for its dtype alone.
-    return y_MO if wide else rounded(y_MO, x_MI.dtype, cut), (x_MI, low_IO, jnp.zeros((), w_IO.dtype))
+    return y_MO if wide else _to(y_MO, x_MI.dtype, cut), (x_MI, low_IO, jnp.zeros((), w_IO.dtype))
 
 
 def _backward(
@@ -80,7 +102,11 @@ def _backward(
     g_MO = g_MO.astype(x_MI.dtype)
     dx_MI = jnp.matmul(g_MO, low_IO.T, preferred_element_type=like.dtype if cut else None)
     dw_IO = jnp.matmul(x_MI.T, g_MO, preferred_element_type=like.dtype)
-    return rounded(dx_MI, x_MI.dtype, cut), dw_IO
+    return _to(dx_MI, x_MI.dtype, cut), dw_IO
+
+
+def _to(y: jax.Array, dtype: Any, cut: bool) -> jax.Array:
+    return rounded(y, dtype) if cut else y.astype(dtype)
 
 
 _product.defvjp(_forward, _backward)

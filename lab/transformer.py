@@ -20,7 +20,7 @@ from lab.layer import Forward, Linear, stack, through
 from lab.lookup import lookup
 from lab.product import at_least_float32, repeated, shifted, wide_product
 from lab.role import Place, Role, RoleRow
-from lab.sharding import spread
+from lab.sharding import contraction_cut, spread
 
 ROLES: tuple[RoleRow, ...] = (
     RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
@@ -262,6 +262,8 @@ def _attend_library(implementation: Literal["xla", "cudnn"]) -> AttentionFn:
     """`jax.nn.dot_product_attention`, the door to fused kernels on GPU; it takes (B, T, H, N)."""
 
     def attend(q_BHTN: jax.Array, k_BGTN: jax.Array, v_BGTN: jax.Array, scale: jax.Array) -> jax.Array:
+        if contraction_cut():  # the library sums gradients of keys and values over the queries that share them
+            k_BGTN, v_BGTN = (repeated(x, q_BHTN.shape[1] // x.shape[1], axis=1) for x in (k_BGTN, v_BGTN))
         # The library's scale is a static float: a traced one multiplies the queries instead.
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BHTN * scale.astype(q_BHTN.dtype), k_BGTN, v_BGTN))
         y_BTHN = jax.nn.dot_product_attention(q, k, v, scale=1.0, is_causal=True, implementation=implementation)

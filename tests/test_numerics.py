@@ -171,5 +171,7 @@ def test_records_of_float32_are_finished_runs(base: RunConfig, tmp_path: Path) -
 def test_a_final_run_of_0_1_0_is_not_gone_on_with(base: RunConfig, tmp_path: Path) -> None:
     sweep = dataclasses.replace(sweep_of(base), points=[{"optimizer.lr": RATES[0]}])
     old_store(tmp_path, sweep)
-    with pytest.raises(InputError, match=r"trained in bfloat16 by version 0\.1\.0, not [0-9a-f]{12}: use another --out"):
+    with pytest.raises(
+        InputError, match=r"trained in bfloat16 by version 0\.1\.0, not [0-9a-f]{12}: use another --out"
+    ):
         train(sweep, tmp_path, again="again", smoke=False, console=Console(), journal=JournalConfig())
