@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sums
 
-from lab import transformer
+from lab import layer, transformer
 from lab.config import (
     DataConfig,
     ModelConfig,
@@ -30,6 +30,8 @@ from sweeps import ahead
 
 LIMIT = 0.02
 LENGTH = 64
+# Rows of a batch, and of a quarter of it.
+ROWS = (32 * LENGTH, 8 * LENGTH)
 BASE = RunConfig(
     model=ModelConfig(width=64, depth=2, head_dim=16, vocab=256),
     parametrization=ParametrizationConfig(base_width=64),
@@ -127,18 +129,19 @@ def apart(found: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
 def test_gradients_are_those_of_float32(name: str) -> None:
     programs = {dtype: program_of(*CASES[name], dtype) for dtype in ("float32", "bfloat16")}
     text, found = gradients(programs, state_of(programs["float32"]))
-    assert sums.in_lowered(text) == []
+    assert sums.in_lowered(text) == [] == sums.over_rows(text, ROWS)
     errors = apart(found)
     assert max(errors.values()) < LIMIT, errors
     assert min(errors.values()) > 1e-5  # the products are in bfloat16
 
 
 def test_the_lookup_of_0_1_0_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a table that is rounded before rows are looked up in it adds its gradient up in bfloat16."""
+    """The control: weights that are rounded before they are used, whose gradients are then in bfloat16 too."""
     monkeypatch.setattr(transformer, "lookup", lambda table, row, dtype, _: table.astype(dtype)[row])
+    monkeypatch.setattr(layer, "product", lambda x, w: x @ w.astype(x.dtype))
     programs = {dtype: program_of({}, {}, {}, dtype) for dtype in ("float32", "bfloat16")}
     text, found = gradients(programs, state_of(programs["float32"]))
-    assert any("add" in line for line in sums.in_lowered(text))
+    assert any("add" in line for line in sums.in_lowered(text)) and sums.over_rows(text, ROWS)
     errors = apart(found)
     assert errors.pop("embedding/token") > 1.5 * LIMIT
     assert max(errors.values()) < LIMIT
@@ -161,7 +164,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 sys.path.insert(0, "tests")
 import sums, test_bfloat16 as case
-from lab import layer
+from lab import product
 from lab.config import MeshConfig
 
 CHANGES = {**case.EVERYTHING, "model.tied": True}
@@ -193,8 +196,8 @@ for axes, forward in (
     errors = case.apart({"float32": exact, "bfloat16": moved(program, compiled)})
     found.append([sums.in_lowered(text.as_text()), sums.in_compiled(compiled.as_text()), max(errors.values())])
 
-layer.product = lambda x, w: x @ w.astype(x.dtype)
-control = lowered("bfloat16", data=2)[1].compile()
+product.contraction_cut = lambda: False
+control = lowered("bfloat16", tensor=2)[1].compile()
 print(json.dumps([found, sums.in_compiled(control.as_text())]))
 """
 
@@ -202,7 +205,7 @@ print(json.dumps([found, sums.in_compiled(control.as_text())]))
 @pytest.mark.slow
 @pytest.mark.stack
 def test_nothing_is_summed_in_16_bits_between_devices() -> None:
-    """Eight CPU devices; the control: gradients of weights asked for in bfloat16, whose parts are then added up."""
+    """Eight CPU devices; the control: products asked for in bfloat16, whose parts are then added up."""
     done = subprocess.run([sys.executable, "-c", MESHES], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-3000:]
     found, control = json.loads(done.stdout)
