@@ -147,6 +147,13 @@ def test_the_lookup_of_0_1_0_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(errors.values()) < LIMIT
 
 
+@pytest.mark.parametrize("kind", ["adamw", "lion", "muon", "adafactor"])
+def test_no_optimizer_sums_in_16_bits(kind: str) -> None:
+    changes = {"optimizer.kind": kind, "model.width": 32, "model.bias": True, "parametrization.base_width": 32}
+    text = program_of(changes, {}, {"lanes": 2, "strategy": "vmap"}, "bfloat16").lower(tokens=None).as_text()
+    assert "bf16" in text and sums.in_lowered(text) == []
+
+
 def test_logits_are_not_rounded() -> None:
     program = program_of({}, {}, {}, "bfloat16")
     state = state_of(program)
