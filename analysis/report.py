@@ -43,6 +43,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         found = summary(self.cells, self.drifts, self.noise, self.results.optimum_axis)
         found["transfer"] = [transfer_json(transfer) for transfer in self.transfers]
+        found |= {"notes": self.results.notes} if self.results.notes else {}
         return found | ({"sharpness": [one.summary() for one in self.sharpness]} if self.sharpness else {})
 
     def tables(self) -> tuple[Table, ...]:
@@ -66,11 +67,12 @@ class Report:
         )
 
     def notes(self) -> list[str]:
-        """What the transfers' table leaves unsaid, a line each: why a verdict is open, and how its interval was found.
+        """What the tables leave unsaid, a line each: runs of other numerics, why a transfer's verdict is open, and how
+        its interval was found.
 
         Two sizes have no slope to speak of, and no line.
         """
-        return [
+        return self.results.notes + [
             f"{describe(t.group)}, along {axis_label(t.axis)}: {t.note}" for t in self.transfers if t.verdict and t.note
         ]
 

@@ -9,10 +9,13 @@ from typing import Any
 import pandas as pd
 
 from lab import store
+from lab.config.run import superseded
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
 TOKEN_AXES = ("schedule.steps", "schedule.tokens")  # how long a run is
 # Labels where the last part of a dotted name would say too little, or the same as another.
+# What the axis `numerics` says of runs whose numbers a mend has changed since they were trained, and of all others.
+OLD, CURRENT = "0.1.0", "current"
 LABELS = {"parametrization.name": "parametrization", "parametrization.depth": "depth_rule"}
 
 
@@ -22,7 +25,10 @@ class Results:
 
     `frame` has one row per planned run: `run_id`, `status` (done, diverged or pending), `loss`, `loss_error`,
     `train_loss`, `diverged_step`, `params`, `tokens`, `trunk` (equal for runs that share their first updates), and
-    every configuration field under its dotted name.
+    every configuration field under its dotted name; `numerics` is in words, `OLD` or `CURRENT`.
+
+    Where a run is `OLD`, `numerics` is an axis of the sweep: such runs form cells and laws of their own, and are never
+    taken for other seeds of the runs that replace them.
     """
 
     sweep: dict[str, Any]
@@ -38,6 +44,20 @@ class Results:
     @property
     def optimum_axis(self) -> str:
         return self.sweep["optimum_axes"][0]
+
+    @property
+    def notes(self) -> list[str]:
+        """A line on runs that were trained with other numerics."""
+        old = int((self.frame["numerics"] == OLD).sum()) if "numerics" in self.frame else 0
+        told = "run was" if old == 1 else "runs were"
+        return (
+            [
+                f"{old} {told} trained in bfloat16 by version 0.1.0, which added the gradient of the embedding up in "
+                f"bfloat16 (off by half and more): they stand apart as numerics {OLD}, and the sweep trains them anew"
+            ]
+            if old
+            else []
+        )
 
     def cells(self) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
         """(axis values, rows) of each cell, in the order of the sweep.
@@ -61,6 +81,11 @@ def load(root: Path) -> Results:
     """
     sweep, records = store.read_sweep(root), store.read_records(root)
     configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
+    if any(map(superseded, configs.values())):
+        sweep = sweep | {
+            "axes": [*sweep["axes"], "numerics"],
+            "runs": {run: point | {"numerics": _numerics(configs[run])} for run, point in sweep["runs"].items()},
+        }
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
     return Results(sweep, _with_durations(pd.DataFrame(rows), sweep["axes"]), records, configs)
 
@@ -108,7 +133,11 @@ def _row(
             "seconds": record["times"]["seconds"],
             "trunk": record["trunk_id"],
         }
-    return row | flattened(config) | flattened(point)
+    return row | flattened(config) | flattened(point) | {"numerics": _numerics(config)}
+
+
+def _numerics(config: Mapping[str, Any]) -> str:
+    return OLD if superseded(config) else CURRENT
 
 
 def _with_durations(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

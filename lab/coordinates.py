@@ -24,8 +24,11 @@ from lab.config import ExecConfig, RunConfig
 from lab.corpus import Corpus
 from lab.device import execution, platform
 from lab.lane import Lane
+from lab.objective import measured
 from lab.optimizer import Params
+from lab.product import at_least_float32
 from lab.program import Program, shape_of
+from lab.program import program as build
 from lab.transformer import Transformer
 
 BATCH = 8
@@ -75,10 +78,13 @@ def statistics(program: Program, lane: Lane, first: Params, params: Params, toke
         return found | {"residual": found["residual"][-1]}
 
     before, now = activations(first), activations(params)
+    # In at least float32: products below it have no forward derivative, and laziness is a small difference.
+    exact = build(measured(program.shape))
 
     def blocks(params: Params) -> jax.Array:
-        inputs = before["input"]
-        return model_of(params).block_outputs(inputs, program.shape.length, scale=lane.attention, forward=forward)
+        model, inputs = exact.model(params, lane), at_least_float32(before["input"])
+        assert isinstance(model, Transformer)
+        return model.block_outputs(inputs, program.shape.length, scale=lane.attention, forward=exact.shape.forward)
 
     gradients = jax.grad(lambda params: jnp.mean(program.loss(params, lane, tokens)))(params)
     moved = jax.tree.map(jnp.subtract, params, first)

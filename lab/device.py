@@ -16,7 +16,8 @@ class DeviceClass:
     """What is best on a kind of device.
 
     `lanes` is the fixed bucket that a large group of runs is cut into (never taken from momentary free memory),
-    `unroll_depth` the deepest model whose layers are unrolled.
+    `unroll_depth` the deepest model whose layers are unrolled, `lookup` how the gradient of an embedding of up to
+    `ONEHOT_ROWS` rows is summed, and of a larger one.
     """
 
     lanes: int
@@ -24,15 +25,25 @@ class DeviceClass:
     group: int
     attention: Literal["einsum", "xla", "cudnn"]
     unroll_depth: int
+    lookup: tuple[Literal["scatter", "onehot", "sorted"], Literal["scatter", "onehot", "sorted"]]
 
 
+# A product with one-hot rows does a third of the readout's work; beyond this it is more than sorting.
+ONEHOT_ROWS = 4096
 # CPU: lanes save compiles and not arithmetic, and `map` skips padding and dead lanes; unrolled layers run 1.3-1.5 times
 # faster when shallow, plain einsum attention 2.6 times faster than the library's (docs/performance.md).  Accelerators:
-# small models leave them idle, so lanes are vmapped; fused attention kernels do not take a lane axis.
+# small models leave them idle, so lanes are vmapped; fused attention kernels do not take a lane axis.  A scattered sum
+# is in order and cheapest on CPU, atomic on GPUs, and in order on TPUs.
 CLASSES: dict[str, DeviceClass] = {
-    "cpu": DeviceClass(lanes=4, strategy="map", group=1, attention="einsum", unroll_depth=16),
-    "gpu": DeviceClass(lanes=16, strategy="vmap", group=16, attention="xla", unroll_depth=4),
-    "tpu": DeviceClass(lanes=16, strategy="vmap", group=16, attention="xla", unroll_depth=4),
+    "cpu": DeviceClass(
+        lanes=4, strategy="map", group=1, attention="einsum", unroll_depth=16, lookup=("scatter", "scatter")
+    ),
+    "gpu": DeviceClass(
+        lanes=16, strategy="vmap", group=16, attention="xla", unroll_depth=4, lookup=("onehot", "sorted")
+    ),
+    "tpu": DeviceClass(
+        lanes=16, strategy="vmap", group=16, attention="xla", unroll_depth=4, lookup=("onehot", "scatter")
+    ),
 }
 
 
@@ -75,6 +86,7 @@ def execution(config: ExecConfig, model: ModelConfig, *, platform: str, runs: in
             attention=device.attention if config.attention == "auto" else config.attention,
             unroll=model.depth <= device.unroll_depth if config.unroll is None else config.unroll,
             remat=config.remat,
+            lookup=device.lookup[_rows(model) > ONEHOT_ROWS] if config.lookup == "auto" else config.lookup,
         ),
         accumulate=config.accumulate or 1,
         mesh=mesh,
@@ -95,6 +107,11 @@ def _mesh(config: ExecConfig, devices: int) -> MeshConfig:
     )
     lane = asked.lane or min(1 << (left.bit_length() - 1), config.lanes or left)
     return dataclasses.replace(asked, lane=lane)
+
+
+def _rows(model: ModelConfig) -> int:
+    """Rows of the table that a model looks its tokens up in; 0 where its vocabulary is not known."""
+    return (model.vocab or 0) * (model.context if model.kind == "mlp" else 1)
 
 
 def _bucket(runs: int) -> int:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from lab.product import product, shifted
 from lab.sharding import spread
 
 # Marks what a linear map gives: a policy by shape would not know it again under a lane axis.
@@ -25,23 +26,27 @@ REMAT: dict[str, Callable[..., bool]] = {
 
 @dataclass(frozen=True)
 class Forward:
-    """How the forward pass executes: never what it computes.  `remat` is a key of `REMAT`."""
+    """How the forward pass executes: never what it computes.
+
+    `remat` is a key of `REMAT`, `lookup` one of `lab.lookup.FORMS`: how the gradient of an embedding is summed.
+    """
 
     attention: str = "einsum"
     unroll: bool = True
     remat: str = "none"
+    lookup: str = "scatter"
 
 
 class Linear(nnx.Module):
-    """x_MI -> y_MO."""
+    """x_MI -> y_MO in the dtype of x; weights are in that of the masters."""
 
     def __init__(self, fan_in: int, fan_out: int, *, bias: bool) -> None:
         self.kernel = nnx.Param(jnp.zeros((fan_in, fan_out)))
         self.bias = nnx.Param(jnp.zeros((fan_out,))) if bias else None
 
     def __call__(self, x_MI: jax.Array) -> jax.Array:
-        y_MO = checkpoint_name(x_MI @ self.kernel[...], _PRODUCT)
-        return y_MO if self.bias is None else y_MO + self.bias[...]
+        y_MO = checkpoint_name(product(x_MI, self.kernel[...]), _PRODUCT)
+        return y_MO if self.bias is None else shifted(y_MO, self.bias[...])
 
 
 def stack(block: Callable[[], nnx.Module], depth: int) -> Any:
@@ -60,7 +65,3 @@ def through(blocks: Any, x_MD: jax.Array, apply: Callable[[Any, jax.Array], jax.
         body = jax.checkpoint(body, policy=REMAT[forward.remat])
     x_MD, _ = jax.lax.scan(body, spread(x_MD), stacked, unroll=forward.unroll)
     return x_MD
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

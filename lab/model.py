@@ -61,11 +61,14 @@ def base_dims(model: ModelConfig, length: int, parametrization: ParametrizationC
 
 
 @functools.lru_cache(maxsize=32)
-def abstract(config: ModelConfig, length: int) -> tuple[Any, dict[str, Any]]:
-    """(graph definition, parameter shapes by path) of a resolved model; nothing is allocated.  Cached: leave as is."""
+def abstract(config: ModelConfig, length: int, dtype: str = "float32") -> tuple[Any, dict[str, Any]]:
+    """(graph definition, parameter shapes by path) of a resolved model that computes in `dtype`; nothing is allocated.
+
+    Cached: leave as is.
+    """
 
     def build() -> nnx.Module:
-        return ResidualMlp(config) if config.kind == "mlp" else Transformer(config, length)
+        return ResidualMlp(config, dtype) if config.kind == "mlp" else Transformer(config, length, dtype)
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
     return graphdef, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}

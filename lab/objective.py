@@ -112,14 +112,13 @@ def language(program: Program, lane: Lane) -> Objective:
 
 
 def measured(shape: Shape) -> Shape:
-    """The shape in which a program's curvature is measured: its own, in at least float32, with attention that can be
-    differentiated forwards (fused kernels cannot).
+    """The shape in which a program's curvature is measured: its own, in at least float32, with attention and lookups
+    that can be differentiated forwards (fused kernels and `lab.lookup`'s other forms cannot).
     """
     dtype = "float32" if shape.dtype == "bfloat16" else shape.dtype
     attention = "xla" if shape.forward.attention == "cudnn" else shape.forward.attention
-    return dataclasses.replace(
-        shape, dtype=dtype, forward=dataclasses.replace(shape.forward, attention=attention), accumulate=1
-    )
+    forward = dataclasses.replace(shape.forward, attention=attention, lookup="scatter")
+    return dataclasses.replace(shape, dtype=dtype, forward=forward, accumulate=1)
 
 
 def agreement(program: Program, measuring: Program, lane: Lane, params: Params, batch: Windows) -> jax.Array:

@@ -11,6 +11,9 @@ from lab.identity import optional, paths
 
 T = TypeVar("T")
 
+# Fields that only resolving a run sets: what they follow from.
+DERIVED = {"numerics": "dtype"}
+
 # One word that sets several fields: the seed of a run is the seed of its weights and of its data together.
 ALIASES: dict[str, tuple[str, ...]] = {"seed": ("seed_init", "seed_data")}
 
@@ -29,6 +32,7 @@ def apply(config: T, values: Mapping[str, Any]) -> T:
         for target in ALIASES.get(name, (name,)):
             if target not in known:  # the line is looked up only where it is needed: it takes milliseconds
                 raise InputError(unknown(target, known))
+            require(target not in DERIVED, f"{target} is not set by hand: it follows from {DERIVED.get(target)}")
             flat[target] = checked(value, known[target], target)
     for group in ALTERNATIVES:
         chosen = [name for name in group if flat.get(name) is not None]

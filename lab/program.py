@@ -87,7 +87,7 @@ class Program:
     def __init__(self, shape: Shape, devices: Sequence[Any] | None = None) -> None:
         self.shape = shape
         with jax.enable_x64(shape.dtype == "float64"):
-            self._graphdef, self._variables = abstract(shape.model, shape.length)
+            self._graphdef, self._variables = abstract(shape.model, shape.length, shape.dtype)
         self._leaves = layout(shape.model, shape.length)
         self.mesh = make(shape.mesh, devices)
         self.shardings = sharding.state(self._state_shapes(), self._leaves, self.mesh)
@@ -219,10 +219,9 @@ class Program:
         """The model that computes with a lane's parameters.
 
         Multipliers of the parametrization act here: each weight times its own forward factor, in the dtype of the
-        master weights, before the cast to the compute dtype.
+        master weights.  The model rounds to the compute dtype where it uses them.
         """
-        compute = jnp.dtype(self.shape.dtype)
-        scaled = {path: (value * lane.forward[path]).astype(compute) for path, value in params.items()}
+        scaled = {path: value * lane.forward[path] for path, value in params.items()}
         return nnx.merge(self._graphdef, self._nest(scaled))
 
     def train_step(

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lab.config import ModelConfig
-from lab.layer import Forward, Linear, at_least_float32, stack, through
+from lab.layer import Forward, Linear, stack, through
+from lab.lookup import lookup
+from lab.product import at_least_float32, wide_product
 from lab.role import Place, Role, RoleRow
-from lab.sharding import looked_up
 
 ROLES: tuple[RoleRow, ...] = (
     RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
@@ -45,19 +46,21 @@ class Context(nnx.Module):
     The factor keeps the sum as large as one embedding, as the transformer's stream begins.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: str) -> None:
         assert config.vocab is not None
+        self.dtype = dtype
         self.token = nnx.Param(jnp.zeros((config.context, config.vocab, config.width)))
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        table_CVD = looked_up(self.token[...])
+    def __call__(self, tokens_BT: jax.Array, form: str) -> jax.Array:
+        table_CVD = self.token[...]
         context, vocab, width = table_CVD.shape
         place_C = jnp.arange(context)
         at_TC = jnp.arange(tokens_BT.shape[1])[:, None] - place_C
         row_BTC = tokens_BT[:, jnp.maximum(at_TC, 0)] + place_C * vocab
-        x_BTCD = table_CVD.reshape(-1, width)[row_BTC]
+        x_RD = lookup(table_CVD.reshape(-1, width), row_BTC.reshape(-1), self.dtype, form)
+        x_BTCD = at_least_float32(x_RD.reshape(*row_BTC.shape, width))
         x_BTD = jnp.sum(jnp.where(at_TC[..., None] >= 0, x_BTCD, 0), axis=2)
-        return x_BTD.reshape(-1, width) * context**-0.5
+        return (x_BTD.reshape(-1, width) * context**-0.5).astype(self.dtype)
 
 
 class Block(nnx.Module):
@@ -78,9 +81,9 @@ class Block(nnx.Module):
 class ResidualMlp(nnx.Module):
     """tokens_BT -> logits_MV with M = B*T."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: str = "float32") -> None:
         assert config.vocab is not None
-        self.embedding = Context(config)
+        self.embedding = Context(config, dtype)
         self.blocks = stack(lambda: Block(config), config.depth)
         self.readout = Linear(config.width, config.vocab, bias=False)
 
@@ -88,5 +91,5 @@ class ResidualMlp(nnx.Module):
         self, tokens_BT: jax.Array, *, attention_scale: jax.Array, logit_scale: jax.Array, forward: Forward
     ) -> jax.Array:
         del attention_scale  # the transformer's
-        x_MD = through(self.blocks, self.embedding(tokens_BT), lambda block, x_MD: block(x_MD), forward)
-        return at_least_float32(self.readout(x_MD)) * logit_scale
+        x_MD = through(self.blocks, self.embedding(tokens_BT, forward.lookup), lambda block, x_MD: block(x_MD), forward)
+        return wide_product(x_MD, self.readout.kernel[...]) * logit_scale

@@ -8,6 +8,7 @@ gathered where it is used.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -87,10 +88,10 @@ def whole(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def spread(x_MD: jax.Array) -> jax.Array:
-    """The residual stream cut along its rows, inside a compiled function; unchanged where no mesh is set."""
+    """An array whose first axis is cut as rows are, inside a compiled function; unchanged where no mesh is set."""
     if jax.sharding.get_abstract_mesh().empty:
         return x_MD
-    return jax.lax.with_sharding_constraint(x_MD, P(ROWS, None))
+    return jax.lax.with_sharding_constraint(x_MD, P(ROWS, *[None] * (x_MD.ndim - 1)))
 
 
 def looked_up(table_VD: jax.Array) -> jax.Array:
@@ -101,6 +102,20 @@ def looked_up(table_VD: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return table_VD
     return jax.lax.with_sharding_constraint(table_VD, P(*[P.UNCONSTRAINED] * (table_VD.ndim - 1), None))
+
+
+def contraction_cut() -> bool:
+    """Whether sums over a dimension of the weights are made of parts on several devices, inside a compiled function."""
+    return _devices("tensor") > 1
+
+
+def row_parts() -> int:
+    """Parts that the rows of a batch are cut into, inside a compiled function."""
+    return math.prod(_devices(axis) for axis in ROWS)
+
+
+def _devices(axis: str) -> int:
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def as_params(tree: dict[str, jax.Array], leaves: Mapping[str, Leaf], mesh: Mesh | None) -> dict[str, jax.Array]:

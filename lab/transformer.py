@@ -3,6 +3,9 @@
 Letters: B batch, T sequence, D width, H query heads, G key/value heads, N head dimension, F MLP width, V vocabulary,
 L depth.  Batch and time are flattened to one axis M = B*T before every projection and norm, which is the fastest form
 on CPU; only attention restores them.  Blocks are stacked along a leading L axis and scanned.
+
+Weights are in the dtype of the masters; the embedding begins the stream in the compute dtype, which everything after it
+follows.  Gains and shifts act in at least float32, as norms do.
 """
 
 from collections.abc import Callable
@@ -13,9 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lab.config import ModelConfig
-from lab.layer import Forward, Linear, at_least_float32, stack, through
+from lab.layer import Forward, Linear, stack, through
+from lab.lookup import lookup
+from lab.product import at_least_float32, repeated, shifted, wide_product
 from lab.role import Place, Role, RoleRow
-from lab.sharding import looked_up, spread
+from lab.sharding import contraction_cut, spread
 
 ROLES: tuple[RoleRow, ...] = (
     RoleRow("embedding/token", Role.EMBEDDING, "vocab", "width"),
@@ -60,8 +65,8 @@ class Norm(nnx.Module):
         if self.centred:
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        x = x.astype(x_MD.dtype) * self.gain[...]
-        return x if self.bias is None else x + self.bias[...]
+        x = x * self.gain[...]
+        return (x if self.bias is None else x + self.bias[...]).astype(x_MD.dtype)
 
 
 class QKNorm(nnx.Module):
@@ -73,11 +78,11 @@ class QKNorm(nnx.Module):
         self.key_gain = nnx.Param(jnp.ones((head_dim,)))
 
     def __call__(self, q_BHTN: jax.Array, k_BGTN: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self._norm(q_BHTN) * self.query_gain[...], self._norm(k_BGTN) * self.key_gain[...]
+        return self._norm(q_BHTN, self.query_gain[...]), self._norm(k_BGTN, self.key_gain[...])
 
-    def _norm(self, x_BHTN: jax.Array) -> jax.Array:
+    def _norm(self, x_BHTN: jax.Array, gain_N: jax.Array) -> jax.Array:
         x = at_least_float32(x_BHTN)
-        return (x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)).astype(x_BHTN.dtype)
+        return (x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * gain_N).astype(x_BHTN.dtype)
 
 
 class Attention(nnx.Module):
@@ -104,7 +109,7 @@ class Attention(nnx.Module):
     def logits(self, x_MD: jax.Array, length: int, scale: jax.Array) -> jax.Array:
         """Attention logits [B, H, T, S], 0 where a query may not look."""
         q_BHTN, k_BGTN = self._queries_and_keys(x_MD, length)
-        k_BHTN = jnp.repeat(k_BGTN, self.heads // self.kv_heads, axis=1)
+        k_BHTN = repeated(k_BGTN, self.heads // self.kv_heads, axis=1)
         return jnp.tril(jnp.einsum("bhtn,bhsn->bhts", q_BHTN, k_BHTN) * scale.astype(q_BHTN.dtype))
 
     def _queries_and_keys(self, x_MD: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
@@ -167,26 +172,29 @@ class Block(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    def __init__(self, config: ModelConfig, length: int) -> None:
+    """tokens_BT -> x_MD in the compute dtype `dtype`."""
+
+    def __init__(self, config: ModelConfig, length: int, dtype: str) -> None:
         assert config.vocab is not None
+        self.dtype = dtype
         self.token = nnx.Param(jnp.zeros((config.vocab, config.width)))
         learned = config.position == "learned"
         self.position = nnx.Param(jnp.zeros((length, config.width))) if learned else None
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        x_MD = spread(looked_up(self.token[...])[tokens_BT.reshape(-1)])
+    def __call__(self, tokens_BT: jax.Array, form: str) -> jax.Array:
+        x_MD = spread(lookup(self.token[...], tokens_BT.reshape(-1), self.dtype, form))
         if self.position is None:
             return x_MD
         batch, length = tokens_BT.shape
-        return x_MD + jnp.tile(self.position[...][:length], (batch, 1))
+        return shifted(x_MD, jnp.tile(self.position[...][:length], (batch, 1)))
 
 
 class Transformer(nnx.Module):
     """tokens_BT -> logits_MV with M = B*T.  Post-norm models have no final norm, tied ones no readout."""
 
-    def __init__(self, config: ModelConfig, length: int) -> None:
+    def __init__(self, config: ModelConfig, length: int, dtype: str = "float32") -> None:
         assert config.vocab is not None
-        self.embedding = Embedding(config, length)
+        self.embedding = Embedding(config, length, dtype)
         self.blocks = stack(lambda: Block(config), config.depth)
         self.final_norm = Norm(config, config.width) if config.placement == "pre" else None
         self.readout = None if config.tied else Linear(config.width, config.vocab, bias=False)
@@ -200,7 +208,7 @@ class Transformer(nnx.Module):
         def apply(block: Any, x_MD: jax.Array) -> jax.Array:
             return block(x_MD, length, attention_scale, attend)
 
-        x_MD = through(self.blocks, self.embedding(tokens_BT), apply, forward)
+        x_MD = through(self.blocks, self.embedding(tokens_BT, forward.lookup), apply, forward)
         return self._logits(x_MD, logit_scale)
 
     def activations(
@@ -219,7 +227,7 @@ class Transformer(nnx.Module):
             logits = module.attention_logits(x_MD, length, attention_scale)
             return parts["residual"], {"input": x_MD, "attention_logits": logits, **parts}
 
-        embedding_MD = self.embedding(tokens_BT)
+        embedding_MD = self.embedding(tokens_BT, forward.lookup)
         x_MD, of_blocks = jax.lax.scan(body, embedding_MD, blocks, unroll=forward.unroll)
         return {"embedding": embedding_MD, "logits": self._logits(x_MD, logit_scale), **of_blocks}
 
@@ -235,14 +243,15 @@ class Transformer(nnx.Module):
         if self.final_norm is not None:
             x_MD = self.final_norm(x_MD)
         kernel_DV = self.embedding.token[...].T if self.readout is None else self.readout.kernel[...]
-        return at_least_float32(x_MD @ kernel_DV) * logit_scale
+        return wide_product(x_MD, kernel_DV) * logit_scale
 
 
 def attend_einsum(q_BHTN: jax.Array, k_BGTN: jax.Array, v_BGTN: jax.Array, scale: jax.Array) -> jax.Array:
     """Causal attention by masked einsums, the fastest form on CPU; softmax in at least float32."""
     repeats = q_BHTN.shape[1] // k_BGTN.shape[1]
-    k_BHTN, v_BHTN = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x for x in (k_BGTN, v_BGTN))
-    logits_BHTS = at_least_float32(jnp.einsum("bhtn,bhsn->bhts", q_BHTN, k_BHTN)) * scale
+    k_BHTN, v_BHTN = (repeated(x, repeats, axis=1) for x in (k_BGTN, v_BGTN))
+    wide = jnp.promote_types(q_BHTN.dtype, jnp.float32)
+    logits_BHTS = jnp.einsum("bhtn,bhsn->bhts", q_BHTN, k_BHTN, preferred_element_type=wide) * scale
     causal_TS = jnp.tril(jnp.ones(logits_BHTS.shape[-2:], bool))
     logits_BHTS = jnp.where(causal_TS, logits_BHTS, jnp.finfo(logits_BHTS.dtype).min)
     weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BHTN.dtype)
@@ -253,6 +262,8 @@ def _attend_library(implementation: Literal["xla", "cudnn"]) -> AttentionFn:
     """`jax.nn.dot_product_attention`, the door to fused kernels on GPU; it takes (B, T, H, N)."""
 
     def attend(q_BHTN: jax.Array, k_BGTN: jax.Array, v_BGTN: jax.Array, scale: jax.Array) -> jax.Array:
+        if contraction_cut():  # the library sums gradients of keys and values over the queries that share them
+            k_BGTN, v_BGTN = (repeated(x, q_BHTN.shape[1] // x.shape[1], axis=1) for x in (k_BGTN, v_BGTN))
         # The library's scale is a static float: a traced one multiplies the queries instead.
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BHTN * scale.astype(q_BHTN.dtype), k_BGTN, v_BGTN))
         y_BTHN = jax.nn.dot_product_attention(q, k, v, scale=1.0, is_causal=True, implementation=implementation)

@@ -251,9 +251,11 @@ def _status(options: argparse.Namespace) -> int:
         for values, rows in results.cells()
     ]
     if options.json:
-        print(json.dumps({"runs": counts, "cells": cells}, indent=1))
+        print(json.dumps({"runs": counts, "cells": cells} | _noted(results.notes), indent=1))
         return 0
     print(f"{results.sweep['name']}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for note in results.notes:
+        print(note)
     for cell in cells:
         print(f"  {cell.pop('cell')}: " + ", ".join(f"{n} {status}" for status, n in cell.items()))
     return 0
@@ -262,11 +264,16 @@ def _status(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from analysis.results import load
 
-    frame = load(options.dir).frame
+    found = load(options.dir)
+    frame = found.frame
     require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
     frame.to_csv(options.csv, index=False)
-    print(f"{len(frame)} runs in {options.csv}")
+    print("\n".join([f"{len(frame)} runs in {options.csv}", *found.notes]))
     return 0
+
+
+def _noted(notes: Sequence[str]) -> dict[str, list[str]]:
+    return {"notes": list(notes)} if notes else {}
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from lab import checkpoint, corpus, group, store
 from lab.check import InputError, require
 from lab.config import ExecConfig, RunConfig
+from lab.config.run import superseded
 from lab.device import device_count
 from lab.identity import from_dict
 from lab.override import apply
@@ -108,7 +109,7 @@ def train(
     machine = this_machine()
     if (root / "sweep.json").is_file():
         held = set(store.read_sweep(root)["runs"])
-        require(held == {run.run_id}, f"{root} holds {_told(held)}, not {run.run_id}: use another --out")
+        require(held == {run.run_id}, f"{root} holds {_told(held, root)}, not {run.run_id}: use another --out")
     ((unit,),) = (group.units for group in plan.plan([run], sweep.execution, machine=machine))
     parts = unit.execution.accumulate
     cut = f", the batch in {parts} parts" if parts > 1 else ""
@@ -160,5 +161,10 @@ def _adopt(root: Path, unit: plan.Unit) -> None:
     max(found)[2].rename(mine)
 
 
-def _told(runs: set[str]) -> str:
-    return f"the run {next(iter(runs))}" if len(runs) == 1 else f"{len(runs)} runs"
+def _told(runs: set[str], root: Path) -> str:
+    """The runs of a store in words; numbers of 0.1.0 in bfloat16 are no beginning of a run of today."""
+    if len(runs) > 1:
+        return f"{len(runs)} runs"
+    (run_id,) = runs
+    old = superseded(store.read_config(root, run_id))
+    return f"the run {run_id}{', trained in bfloat16 by version 0.1.0' if old else ''}"

@@ -11,6 +11,7 @@ from rich.console import Console
 from lab import checkpoint, group, store
 from lab.check import require
 from lab.config import SharpnessConfig
+from lab.config.run import superseded
 from sweeps import measurement, saved
 from sweeps import plan as planning
 from sweeps.column import counted
@@ -118,6 +119,9 @@ def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finishe
     what = f"{counted(len(runs), 'run')} in {counted(len(groups), 'program')}"
     seen = planning.passes(runs)
     note = f"\nnote: {repeats(seen)}" if seen > 1 else ""
+    old = sum(superseded(store.read_config(root, run_id)) for run_id in store.read_sweep(root)["runs"])
+    if old:
+        note += f"\nnote: {counted(old, 'run')} of 0.1.0 in bfloat16 stay as they are, and are trained anew"
     return f"{sweep.name}: {sweep.question}\n{what}{kept}{shared}; records go to {root}{note}"
 
 

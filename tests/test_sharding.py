@@ -160,7 +160,7 @@ def test_rows_of_the_embedding_are_found_where_the_batch_lies(text: Path) -> Non
     """data and fsdp together: no activation changes its place; the control looks up in a table that is cut."""
     found = run(
         """
-from lab import transformer
+from lab import lookup, transformer
 from lab.config import ModelConfig
 from lab.layer import Forward
 from lab.program import Shape
@@ -168,7 +168,7 @@ model = ModelConfig(width=64, depth=2, head_dim=8).resolve(vocab=1024)
 mesh = MeshConfig(lane=1, data=2, fsdp=4)
 shape = Shape(model, "adam", "float32", 16, 32, 1, "vmap", 1, 4, Forward("xla", False), 1, mesh)
 gathered = collectives(Program(shape, jax.devices()))
-transformer.looked_up = transformer.spread = lambda array: array
+lookup.looked_up = transformer.spread = lambda array: array
 print(json.dumps([gathered, collectives(Program(shape, jax.devices()))]))
 """,
         text,

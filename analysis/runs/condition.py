@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.results import OLD
+
 # The condition's name: the configuration's field.
 _FIELDS = {
     "schedule": "schedule.kind",
@@ -51,6 +53,8 @@ def of_sweep(frame: pd.DataFrame) -> dict[str, Any]:
         values = frame[field].drop_duplicates()
         if len(values) == 1:
             found[name] = _plain(values.iloc[0])
+    if "numerics" in frame and (frame["numerics"] == OLD).all():
+        found["numerics"] = f"bfloat16 of version {OLD}"
     per_step = frame["data.sequences"] * frame["data.length"]
     for name in ("warm-up", "decay"):
         steps = frame[f"schedule.{name.replace('-', '')}_steps"].astype(float)
@@ -78,8 +82,11 @@ def of_table(table: pd.DataFrame) -> dict[str, Any]:
 
 def variant_axes(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Axes of a sweep that take several values at one size, token count and batch: each value has a law of its own."""
+    # Of runs that were trained by other numerics no law is made together with others, wherever they stand.
+    apart = [axis for axis in axes if axis == "numerics" and frame[axis].nunique() > 1]
+    axes = [axis for axis in axes if axis not in (*_NOT_VARIANTS, "numerics")]
     places = frame.groupby(["params", "tokens", "batch"], dropna=False)
-    return [axis for axis in axes if axis not in _NOT_VARIANTS and bool((places[axis].nunique(dropna=False) > 1).any())]
+    return apart + [axis for axis in axes if bool((places[axis].nunique(dropna=False) > 1).any())]
 
 
 def variants(frame: pd.DataFrame, axes: Sequence[str], labels: Mapping[str, str]) -> pd.Series:

@@ -102,7 +102,9 @@ def _from_sweep(root: Path, where: Mapping[str, Any] | None) -> Runs:
     frame, axes = found.frame, found.sweep["axes"]
     pending = frame["status"] == "pending"
     check.require(not pending.all(), f"{root} holds no finished run yet: run lrlab sweep with the same --out")
-    notes = [f"{int(pending.sum())} of {len(frame)} runs are not finished and left out"] if pending.any() else []
+    notes = list(found.notes)
+    if pending.any():
+        notes.append(f"{int(pending.sum())} of {len(frame)} runs are not finished and left out")
     frame = frame[~pending].assign(
         lr=frame["optimizer.lr"].astype(float),
         batch=(frame["data.sequences"] * frame["data.length"]).astype(float),

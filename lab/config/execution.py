@@ -14,7 +14,8 @@ class ExecConfig:
     None and `auto` are chosen from the device and the shape (`lab.device`).  `accumulate` is the number of equal parts
     that a batch is cut into, whose gradients are added up; None cuts only what does not fit the device's memory.
     `remat` is what the backward pass computes anew instead of keeping it: nothing, all but matrix products (`dots`), or
-    all of a block but its input (`full`).  `mesh` arranges the devices.
+    all of a block but its input (`full`).  `lookup` is how the gradient of an embedding is summed (`lab.lookup`).
+    `mesh` arranges the devices.
     """
 
     lanes: int | None = None
@@ -23,6 +24,7 @@ class ExecConfig:
     attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
     unroll: bool | None = None
     remat: Literal["none", "dots", "full"] = "none"
+    lookup: Literal["auto", "scatter", "onehot", "sorted"] = "auto"
     accumulate: int | None = None
     checkpoint_seconds: float = 60.0
     keep: Literal["final", "none"] = "final"

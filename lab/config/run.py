@@ -1,11 +1,13 @@
 """One training run."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lab.check import check_fields, require
 from lab.config.data import DataConfig, EvaluationConfig
+from lab.config.field import added
 from lab.config.model import ModelConfig
 from lab.config.optimizer import OptimizerConfig
 from lab.config.parametrization import ParametrizationConfig
@@ -20,10 +22,23 @@ ALTERNATIVES: tuple[tuple[str, ...], ...] = (
     ("model.heads", "model.head_dim"),
 )
 
+# What a dtype's numbers are made by, where that is no longer what it was in 0.1.0 (1).  bfloat16: 2, every sum is in
+# float32; 1 added the gradients of embeddings up in bfloat16.
+NUMERICS = {"bfloat16": 2}
+
+
+def superseded(config: Mapping[str, Any]) -> bool:
+    """Whether a stored configuration's numbers would be others today."""
+    return config.get("numerics", 1) < NUMERICS.get(config["dtype"], 1)
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run: everything that changes its numbers and nothing else."""
+    """One training run: everything that changes its numbers and nothing else.
+
+    `numerics` follows from `dtype` when a run is resolved (`NUMERICS`, else 1), and is not set by hand: a run whose
+    numbers a mend has changed is another run.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     parametrization: ParametrizationConfig = field(default_factory=ParametrizationConfig)
@@ -34,6 +49,7 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     seed_init: int = 0
     seed_data: int = 0
+    numerics: int = added(schema=3, frozen=1)
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -66,4 +82,5 @@ class RunConfig:
             optimizer=self.optimizer.resolve(),
             schedule=schedule,
             data=dataclasses.replace(self.data, fingerprint=fingerprint),
+            numerics=NUMERICS.get(self.dtype, 1),
         )
