@@ -153,10 +153,10 @@ def test_records_of_diverged_runs_say_when_and_no_loss(root: Path, truths: list[
 
 
 def test_the_table_of_runs_has_the_records_numbers_by_name(root: Path, truths: list[Truth]) -> None:
-    frame = results.load(root).frame.set_index("run_id")
-    assert len(frame) == len(truths) == 6
+    rows = {row["run_id"]: row for row in results.load(root).frame.to_dict("records")}
+    assert len(rows) == len(truths) == 6
     for truth in truths:
-        row, record = frame.loc[truth.run.run_id], record_of(root, truth)
+        row, record = rows[truth.run.run_id], record_of(root, truth)
         assert row["optimizer.lr"] == truth.run.config.optimizer.lr
         assert row["seed_init"] == row["seed_data"] == truth.run.config.seed_init
         assert row["status"] == ("done" if truth.finite else "diverged")

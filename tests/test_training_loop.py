@@ -1,5 +1,7 @@
 """The training loop against a loop in numpy (`reference_run`): rates, decays, batches and updates of every lane."""
 
+import dataclasses
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -191,3 +193,54 @@ def test_a_lane_stays_frozen_although_later_batches_are_finite(base: RunConfig, 
     assert [one.status for one in results] == ["done", "diverged", "done", "done"]
     assert results[1].diverged_step == bad
     assert results[1].last_finite_loss == found.loss[bad - 1, 1]
+
+
+def test_a_finite_loss_with_an_infinite_gradient_norm_freezes_too(base: RunConfig) -> None:
+    """A readout of 1e160 gives losses of that order, and a gradient whose square is beyond any number."""
+    runs = [resolve(base, **SMALL, optimizer__lr=2.0**-5, seed=seed) for seed in (0, 0, 1, 2)]
+    job = job_of(runs, lanes=4, strategy="map", segment=8)
+    snapshot = train.start(job)
+    begun = jax.tree.map(np.array, snapshot.state.params)
+    with job.program.context():
+        kernel = snapshot.state.params["readout/kernel"].at[1].set(1e160 * begun["embedding/token"][1].T)
+        params = {**snapshot.state.params, "readout/kernel": kernel}
+    snapshot = dataclasses.replace(snapshot, state=snapshot.state._replace(params=params))
+    for newest in train.train(job, snapshot):
+        snapshot = newest
+    found = snapshot.settled()
+    assert np.isfinite(found.loss[0, 1])
+    assert np.isinf(found.grad_norm[0, 1])
+    assert np.asarray(found.state.diverged).tolist() == [-1, 0, -1, -1]
+    for path, value in found.state.params.items():
+        if path != "readout/kernel":
+            np.testing.assert_array_equal(np.asarray(value)[1], begun[path][1], err_msg=path)
+            assert not np.array_equal(np.asarray(value)[0], begun[path][0]) or path not in MATRICES
+    result = train.finish(job, found)[1]
+    # No update was made, so there is no last loss of a state that was trained from.
+    assert (result.status, result.diverged_step, result.last_finite_loss) == ("diverged", 0, None)
+
+
+def test_initial_values_are_draws_of_their_own(base: RunConfig) -> None:
+    """No two leaves, layers or seeds share their draws, and each is the one that its path and seed name."""
+    zero = {**SMALL, "parametrization__zero_readout": False}
+    runs = [resolve(base, **zero, seed_init=seed) for seed in (0, 1, 1, 2)]
+    params = initial_lanes(job_of(runs, lanes=4, strategy="map", segment=8))
+    draws = {}
+    for path in MATRICES:
+        for lane in (0, 1, 3):
+            value = params[path][lane]
+            rows = value if path.startswith("blocks") else value[None]
+            draws |= {(path, lane, layer): row.ravel()[:64] for layer, row in enumerate(rows)}
+        np.testing.assert_array_equal(params[path][1], params[path][2])  # the same seed, in another lane
+    values = np.stack(list(draws.values()))
+    together = np.corrcoef(values) - np.eye(len(values))
+    assert np.abs(together).max() < 0.6  # 64 numbers each: five deviations
+    with jax.enable_x64(True):
+        key = jax.random.fold_in(jax.random.key(1, impl="threefry2x32"), zlib.crc32(b"blocks/mlp/up/kernel"))
+        wanted = np.asarray(jax.random.normal(key, (2, 8, 12), np.float64))
+    ratio = params["blocks/mlp/up/kernel"][1] / wanted
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-12)
+
+
+def initial_lanes(job: train.Job) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.array, train.start(job).state.params)
