@@ -57,6 +57,9 @@ def main(words: Sequence[str], processes: int) -> int:
     chosen = [one for one in read(TABLE) if not words or any(word in f"{one.file} {one.breaks}" for word in words)]
     for one in chosen:
         changed(one, ROOT)
+        lacking = {test for test in one.tests if not (ROOT / test.partition("::")[0]).is_file()}
+        if lacking:
+            raise ValueError(f"no file for {', '.join(sorted(lacking))}: mend mutants.toml")
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(processes) as pool:
         trees: SimpleQueue[Path] = SimpleQueue()
