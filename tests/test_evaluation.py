@@ -11,7 +11,10 @@ from conftest import job_of, resolve
 from test_training_loop import PLAIN, SMALL, initial
 
 from lab import train
-from lab.config import RunConfig
+from lab.config import ExecConfig, RunConfig
+from sweeps import plan, saved
+from sweeps.sweep import Run
+from sweeps.this_machine import here
 
 LENGTH, SEQUENCES, ROWS = 5, 9, 4  # nine windows in rows of four: three of padding
 RARE = ord("~")
@@ -94,3 +97,17 @@ def test_a_run_that_only_validation_finds_infinite_is_diverged_at_its_end(base: 
     assert (broken.status, broken.diverged_step) == ("diverged", made.steps)
     assert (broken.validation_loss, broken.validation_error, broken.train_loss) == (None, None, None)
     assert broken.last_finite_loss == snapshot.settled().loss[-1, 1]
+
+
+def test_every_run_of_a_sweep_has_its_own_number_of_windows(base: RunConfig, folder: Path) -> None:
+    """Two runs that differ in their validation alone: one program, and each unit with the windows of its run."""
+    (run, _) = job(base, folder).configs
+    short = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, sequences=4))
+    runs = [Run(str(number), config, {}) for number, config in enumerate((run, short))]
+    (group,) = plan.plan(runs, ExecConfig(), machine=here("cpu"))
+    (_, text) = reference.streams(folder, 0.2)
+    for unit in group.units:
+        (only,) = {one.config.evaluation.sequences for one in unit.runs}
+        windows = saved.prepared(unit).validation
+        np.testing.assert_array_equal(windows, reference.validation_windows(text, LENGTH, only))
+    assert sorted(unit.runs[0].run_id for unit in group.units) == ["0", "1"]

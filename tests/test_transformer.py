@@ -136,6 +136,32 @@ def test_the_gradient_is_the_slope_of_the_reference_in_numpy(case: Callable[[str
     assert along == pytest.approx(slope, rel=1e-8)
 
 
+def test_the_default_model_is_this_one() -> None:
+    """What a configuration that says nothing stands for: a change here is a change of every documented number."""
+    found = ModelConfig(vocab=256).resolve(vocab=None)
+    assert dataclasses.asdict(found) == {
+        "kind": "transformer",
+        "width": 64,
+        "depth": 2,
+        "heads": 4,
+        "head_dim": 16,
+        "kv_heads": 4,
+        "mlp": "gelu",
+        "mlp_width": 256,
+        "norm": "rmsnorm",
+        "norm_eps": 1e-5,
+        "placement": "pre",
+        "position": "rope",
+        "rope_theta": 10_000.0,
+        "bias": False,
+        "qk_norm": False,
+        "tied": False,
+        "vocab": 256,
+        "block_layers": 1,
+        "context": 8,
+    }
+
+
 @pytest.mark.parametrize("what", WRONG)
 def test_one_wrong_choice_misses(case: Callable[[str], Case], what: str) -> None:
     name, change = WRONG[what]
