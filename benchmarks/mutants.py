@@ -9,27 +9,55 @@ learnt.  Compiled programs come from the checkout's cache (`.pytest_cache/jax`);
 compiles it.
 
 Prints a line per mutant, killed or SURVIVED, and a closing line; the exit status is 1 where one survived.
+
+Half of the time of a test is imports, so a process imports the libraries once and is forked for every mutant.
 """
 
 import argparse
+import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
 # Outcomes of pytest: tests failed; collection was interrupted by an error, as of a module that no longer imports.
 FAILED = (1, 2)
-SECONDS = 300
+SECONDS = 600
+# As tests/conftest.py has them, which comes too late for a JAX that is imported.
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "LRLAB_SHARED": str(ROOT.parent / "shared"),
+    "PYTHONDONTWRITEBYTECODE": "1",  # a line of the same length, changed within a second, looks unchanged
+}
+LIBRARIES = (
+    "pytest",
+    "scipy.stats",
+    "scipy.optimize",
+    "scipy.interpolate",
+    "pandas",
+    "jax",
+    "flax.nnx",
+    "optax",
+    "optax.contrib",
+    "orbax.checkpoint",
+    "matplotlib.pyplot",
+    "rich.console",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +69,23 @@ class Mutant:
     new: str
     breaks: str
     tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Tests to run, with a mutant or without."""
+
+    tests: tuple[str, ...]
+    mutant: Mutant | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a task: the exit status of pytest (that of a failure where it did not end), and what it said."""
+
+    task: Task
+    code: int
+    told: str
 
 
 def read(table: Path) -> list[Mutant]:
@@ -56,31 +101,29 @@ def read(table: Path) -> list[Mutant]:
 def main(words: Sequence[str], processes: int) -> int:
     chosen = [one for one in read(TABLE) if not words or any(word in f"{one.file} {one.breaks}" for word in words)]
     for one in chosen:
-        changed(one, ROOT)
-        lacking = {test for test in one.tests if not (ROOT / test.partition("::")[0]).is_file()}
-        if lacking:
-            raise ValueError(f"no file for {', '.join(sorted(lacking))}: mend mutants.toml")
-    begun = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(processes) as pool:
-        trees: SimpleQueue[Path] = SimpleQueue()
-        for number in range(processes):
-            trees.put(copied(Path(folder) / str(number)))
-        tests = sorted({test for one in chosen for test in one.tests})
-        parts = [part for part in (tests[number::processes] for number in range(processes)) if part]
-        for code, told in pool.map(lambda part: in_tree(trees, part, None), parts):
-            if code:
-                print(told, "the tests fail without any mutant: mend them first", sep="\n")
+        check(one)
+    tests = sorted({test for one in chosen for test in one.tests})
+    begun, killed = time.perf_counter(), 0
+    os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        trees = [copied(Path(folder) / str(number)) for number in range(processes)]
+        for outcome in outcomes([Task((test,)) for test in tests], trees):
+            if outcome.code:
+                print(outcome.told, "this fails without any mutant: mend it first", sep="\n")
                 return 2
         print(f"{len(tests)} selections pass without a mutant ({time.perf_counter() - begun:.0f} s)", flush=True)
-        killed = 0
-        for one, (code, told) in zip(chosen, pool.map(lambda one: in_tree(trees, one.tests, one), chosen), strict=True):
-            if code not in (0, *FAILED):
-                print(told, f"pytest ended with {code} for {one.file}: {one.breaks}", sep="\n")
+        for outcome in outcomes([Task(one.tests, one) for one in chosen], trees):
+            mutant = outcome.task.mutant
+            assert mutant is not None
+            if outcome.code not in (0, *FAILED):
+                print(outcome.told, f"pytest ended with {outcome.code}: {mutant.file}: {mutant.breaks}", sep="\n")
                 return 2
-            killed += code in FAILED
-            print(f"{'killed  ' if code else 'SURVIVED'}  {one.file}: {one.breaks}", flush=True)
-    minutes = (time.perf_counter() - begun) / 60
-    print(f"{killed} of {len(chosen)} mutants killed in {minutes:.1f} minutes")
+            killed += outcome.code in FAILED
+            print(f"{'killed  ' if outcome.code else 'SURVIVED'}  {mutant.file}: {mutant.breaks}", flush=True)
+    minutes, used = (time.perf_counter() - begun) / 60, sum(os.times()[:4]) / 60
+    print(f"{killed} of {len(chosen)} mutants killed in {minutes:.1f} minutes ({used:.1f} of processor time)")
     return int(killed < len(chosen))
 
 
@@ -94,57 +137,71 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def changed(mutant: Mutant, root: Path) -> str:
-    """The text of a mutant's file with its line changed.
+def check(mutant: Mutant) -> None:
+    """Refuse a row that does not fit the checkout.
 
     Raises:
-        ValueError: the old text is not in the file exactly once: the table is behind the code.
+        ValueError: the old text is not in the file exactly once, or a file of tests is not there.
     """
-    text = (root / mutant.file).read_text()
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}: mend mutants.toml")
-    return text.replace(mutant.old, mutant.new)
+    count = (ROOT / mutant.file).read_text().count(mutant.old)
+    if count != 1:
+        raise ValueError(f"{mutant.file} has {count} times {mutant.old!r}: mend mutants.toml")
+    lacking = [test for test in mutant.tests if not (ROOT / test.partition("::")[0]).is_file()]
+    if lacking:
+        raise ValueError(f"no file for {', '.join(lacking)}: mend mutants.toml")
 
 
-def in_tree(trees: "SimpleQueue[Path]", tests: Sequence[str], mutant: Mutant | None) -> tuple[int, str]:
-    """(exit status of pytest, what it said) of some tests in one of the trees, which is left as it was."""
-    tree = trees.get()
+def outcomes(tasks: Sequence[Task], trees: Sequence[Path]) -> Iterator[Outcome]:
+    """The tasks' outcomes as they come, as many at once as there are trees."""
+    waiting, free = list(reversed(tasks)), list(trees)
+    running: dict[int, tuple[Task, Path, float]] = {}
+    while waiting or running:
+        while waiting and free:
+            task, tree = waiting.pop(), free.pop()
+            running[_forked(task, tree)] = task, tree, time.perf_counter()
+        for pid, (task, tree, begun) in list(running.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            late = not done and time.perf_counter() - begun > SECONDS
+            if late:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            if done or late:
+                del running[pid]
+                free.append(tree)
+                _restored(task, tree)
+                code = FAILED[0] if late else os.waitstatus_to_exitcode(status)
+                yield Outcome(task, code, (tree / "told.txt").read_text(errors="replace"))
+        time.sleep(0.05)
+
+
+def _forked(task: Task, tree: Path) -> int:
+    """Run a task's tests in a child process, whose number is given; what they say is in the tree's `told.txt`."""
+    if task.mutant is not None:
+        path = tree / task.mutant.file
+        shutil.copyfile(path, tree / "original.txt")
+        path.write_text(path.read_text().replace(task.mutant.old, task.mutant.new))
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code: Any = 3
     try:
-        original = None
-        if mutant is not None:
-            original = (tree / mutant.file).read_text()
-            (tree / mutant.file).write_text(changed(mutant, tree))
-        try:
-            return _pytest(tree, tests, once=mutant is not None)
-        finally:
-            if mutant is not None and original is not None:
-                (tree / mutant.file).write_text(original)
+        told = os.open(tree / "told.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(told, stream)
+        os.chdir(tree)
+        # Before the editable installation, whose files are the checkout's; subprocesses of tests too.
+        sys.path.insert(0, str(tree))
+        os.environ["PYTHONPATH"] = str(tree)
+        code = int(sys.modules["pytest"].main(["-q", "-x", "-p", "no:cacheprovider", *task.tests]))
+        sys.stdout.flush()
     finally:
-        trees.put(tree)
+        os._exit(code)
 
 
-def _pytest(tree: Path, tests: Sequence[str], *, once: bool) -> tuple[int, str]:
-    cache = ROOT / ".pytest_cache" / "jax"
-    settings = {
-        "PYTHONPATH": str(tree),  # before the editable installation, whose files are the checkout's
-        "PYTHONDONTWRITEBYTECODE": "1",  # a line of the same length, changed within a second, looks unchanged
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
-        "LRLAB_SHARED": os.environ.get("LRLAB_SHARED", str(ROOT.parent / "shared")),
-    }
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(["-x"] if once else []), *tests]
-    try:
-        found = subprocess.run(
-            words,
-            cwd=tree,
-            env=os.environ | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=SECONDS if once else None,
-        )
-    except subprocess.TimeoutExpired:
-        return FAILED[0], "it did not end"
-    return found.returncode, found.stdout
+def _restored(task: Task, tree: Path) -> None:
+    if task.mutant is not None:
+        shutil.copyfile(tree / "original.txt", tree / task.mutant.file)
 
 
 if __name__ == "__main__":
