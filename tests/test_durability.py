@@ -14,6 +14,8 @@ from lab import store, train
 from lab.config import ExecConfig, RunConfig
 from sweeps import worker
 
+pytestmark = pytest.mark.host
+
 DATA = b"x" * 5000
 
 

@@ -10,6 +10,8 @@ import pytest
 from lab import corpus
 from lab.config import DataConfig
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 SIZE = 5 * MIB // 2  # two whole blocks of the fingerprint and half a one
 PLACES = (0, 1, 4095, 4096, 5000, 8192, 1 << 16, MIB // 2, MIB - 1, MIB, MIB + 4097, 2 * MIB - 1, 2 * MIB, SIZE - 1)

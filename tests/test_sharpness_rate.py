@@ -10,6 +10,8 @@ from conftest import resolve
 from lab import sharpness
 from lab.config import RunConfig
 
+pytestmark = pytest.mark.host
+
 # Eight updates at a peak of 0.4: a warm-up of three, a decay of four that ends above the floor.
 RATES = (0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1)
 TOP, MOMENTUM, BETA1, DECAY = 7.0, 0.5, 0.25, 0.3

@@ -53,7 +53,11 @@ def mup(decay: Mapping[str, float]) -> reference.Rules:
 
 
 def initial(job: train.Job, lane: int) -> reference.Weights:
-    return {path: np.asarray(value[lane]) for path, value in train.start(job).state.params.items()}
+    return {path: value[lane] for path, value in initial_lanes(job).items()}
+
+
+def initial_lanes(job: train.Job) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.array, job.program.init(job.lane).params)
 
 
 def loop(job: train.Job) -> train.Snapshot:
@@ -240,7 +244,3 @@ def test_initial_values_are_draws_of_their_own(base: RunConfig) -> None:
         wanted = np.asarray(jax.random.normal(key, (2, 8, 12), np.float64))
     ratio = params["blocks/mlp/up/kernel"][1] / wanted
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-12)
-
-
-def initial_lanes(job: train.Job) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.array, train.start(job).state.params)
