@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import job_of, resolve
 
 from lab import store, train
-from lab.config import ExecConfig, RunConfig
+from lab.config import ExecConfig
 from sweeps import worker
 
 pytestmark = pytest.mark.host
@@ -78,7 +78,7 @@ class Clock:
     ("seconds", "steps"), [(25.0, [6, 12]), (9.0, [2, 4, 6, 8, 10, 12]), (10.0, [4, 8, 12]), (1000.0, [])]
 )
 def test_resume_points_come_when_so_many_seconds_have_passed(
-    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: list[int]
 ) -> None:
     """Ten seconds pass in each segment of two updates; the end of a run has no resume point, its record comes."""
     clock, kept = Clock(), []
@@ -92,16 +92,11 @@ def test_resume_points_come_when_so_many_seconds_have_passed(
             yield train.Snapshot(step, begin.state, begin.loss, begin.grad_norm)
 
     monkeypatch.setattr(train, "train", segments)
-    job = job_of([resolve(base, schedule__steps=14)], lanes=1)
+    job: Any = SimpleNamespace(steps=14)
     unit: Any = SimpleNamespace(settings=ExecConfig(checkpoint_seconds=seconds))
-    begin = train.Snapshot(0, None, *[_none()] * 2)  # type: ignore[arg-type]
+    state: Any = None
+    begin = train.Snapshot(0, state, *[np.zeros((0, 1))] * 2)
     stop = worker.StopRequest()
     told = [newest.step for newest in worker._checkpointed(job, begin, tmp_path, unit, stop, None, None)]
     assert told == [2, 4, 6, 8, 10, 12, 14]
     assert kept == steps
-
-
-def _none() -> Any:
-    import numpy as np
-
-    return np.zeros((0, 1))
