@@ -95,7 +95,8 @@ def test_resume_points_come_when_so_many_seconds_have_passed(
     job: Any = SimpleNamespace(steps=14)
     unit: Any = SimpleNamespace(settings=ExecConfig(checkpoint_seconds=seconds))
     state: Any = None
-    begin = train.Snapshot(0, state, *[np.zeros((0, 1))] * 2)
+    empty = np.zeros((0, 1))
+    begin = train.Snapshot(0, state, empty, empty)
     stop = worker.StopRequest()
     told = [newest.step for newest in worker._checkpointed(job, begin, tmp_path, unit, stop, None, None)]
     assert told == [2, 4, 6, 8, 10, 12, 14]
