@@ -239,8 +239,10 @@ def test_initial_values_are_draws_of_their_own(base: RunConfig) -> None:
     values = np.stack(list(draws.values()))
     together = np.corrcoef(values) - np.eye(len(values))
     assert np.abs(together).max() < 0.6  # 64 numbers each: five deviations
-    with jax.enable_x64(True):
-        key = jax.random.fold_in(jax.random.key(1, impl="threefry2x32"), zlib.crc32(b"blocks/mlp/up/kernel"))
-        wanted = np.asarray(jax.random.normal(key, (2, 8, 12), np.float64))
-    ratio = params["blocks/mlp/up/kernel"][1] / wanted
-    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-12)
+    # muP at half the base width: hidden matrices by their own fan-in, the readout as at the base, embeddings by 1.
+    stds = {"embedding/token": 1.0, "blocks/mlp/up/kernel": 8**-0.5, DOWN: 12**-0.5, "readout/kernel": 16**-0.5}
+    for path, std in stds.items():
+        with jax.enable_x64(True):
+            key = jax.random.fold_in(jax.random.key(1, impl="threefry2x32"), zlib.crc32(path.encode()))
+            wanted = np.asarray(jax.random.normal(key, params[path].shape[1:], np.float64))
+        np.testing.assert_allclose(params[path][1], std * wanted, rtol=1e-9, err_msg=path)
