@@ -248,3 +248,22 @@ def test_coupled_decay_follows_the_rate_and_independent_does_not(base: RunConfig
     np.testing.assert_allclose(removed(0.2, "coupled"), 2 * removed(0.1, "coupled"))
     np.testing.assert_array_equal(removed(0.2, "independent"), removed(0.1, "independent"))
     assert rates(resolve(base)).dtype == np.float64
+
+
+@pytest.mark.parametrize("sequences", [4, 64])
+def test_power_follows_the_tokens_and_the_batch(base: RunConfig, sequences: int) -> None:
+    """Eq. 7 by hand: `min(cap, beta a n^b)` after n tokens, beta the batch in sequences of 4,096 tokens."""
+    run = resolve(
+        base,
+        optimizer__lr=0.05,
+        schedule__kind="power",
+        schedule__steps=40,
+        schedule__warmup_steps=0,
+        schedule__decay_steps=None,
+        data__sequences=sequences,
+        data__length=16,
+    )
+    tokens = 16 * sequences
+    wanted = [min(0.05, tokens / 4096 * 4 * (tokens * max(update, 1)) ** -0.51) for update in range(40)]
+    np.testing.assert_allclose(rates(run), wanted, rtol=1e-12)
+    assert wanted[-1] < 0.05  # it leaves its cap
