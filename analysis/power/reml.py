@@ -76,6 +76,15 @@ class _Whitened:
     weight_C: np.ndarray
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Nodes of (S, T) for a model: of each T what `_whiten` gives, T, the values of S, and the log of their prior
+    mass."""
+
+    model: Model
+    parts: tuple[tuple[_Whitened, float, np.ndarray, np.ndarray], ...]
+
+
 def freedom(model: Model) -> Freedom:
     """How many contrasts between sizes, and within them, are left when the coefficients are fitted."""
     dummies_CG = _dummies(model.group_C)
@@ -89,14 +98,26 @@ def posterior(model: Model, y_RC: np.ndarray) -> Posterior:
     Where no contrast between sizes is left, S is 0.  Where none within is left, only S + T can be known, which is what
     a new size needs: it is all in T.
     """
+    return on(grid(model, y_RC), y_RC)
+
+
+def grid(model: Model, y_RC: np.ndarray) -> Grid:
+    """The nodes of (S, T) that the rows of `y_RC` need, and all about them that does not depend on y."""
     model = _merged(model)
     free = freedom(model)
-    parts, between, within = [], [], []
+    parts = []
     for tau2, area in _within_nodes(model, y_RC, free):
         white = _whiten(model, tau2)
         nodes_N, steps_N = _between_nodes(white, y_RC, free)
-        log_RN, mean_RNP, covariance_NPP = _at(model, white, y_RC, nodes_N)
-        prior_N = _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)
+        parts.append((white, tau2, nodes_N, _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)))
+    return Grid(model, tuple(parts))
+
+
+def on(held: Grid, y_RC: np.ndarray) -> Posterior:
+    """The posterior of each row of `y_RC` at the nodes of a grid."""
+    parts, between, within = [], [], []
+    for white, tau2, nodes_N, prior_N in held.parts:
+        log_RN, mean_RNP, covariance_NPP = _at(held.model, white, y_RC, nodes_N)
         parts.append((log_RN + prior_N, mean_RNP, covariance_NPP))
         between.append(np.maximum(nodes_N, 0.0))
         within.append(np.full(len(nodes_N), tau2))
@@ -121,15 +142,19 @@ def likelihood(model: Model, y_RC: np.ndarray, held: Posterior) -> np.ndarray:
 
 
 def restricted(model: Model, y_C: np.ndarray, between: float, within: float) -> float:
-    """Log of the restricted likelihood at (S, T), up to a constant."""
+    """Log of the restricted likelihood at (S, T), up to a constant; of several rows the mean."""
     white = _whiten(model, within)
-    return float(_at(model, white, y_C[None], np.array([between]))[0][0, 0])
+    return float(_at(model, white, np.atleast_2d(y_C), np.array([between]))[0].mean())
 
 
 def estimate(model: Model, y_C: np.ndarray, start: Posterior) -> tuple[float, float]:
-    """(S, T) of the largest restricted likelihood: by halving steps in ln, from the best node of a grid."""
+    """(S, T) of the largest restricted likelihood: by halving steps in ln, from the best node of a grid.
+
+    Of several rows it is the mean likelihood: with rows that complete censored cells, the step of an EM algorithm
+    (Dempster, Laird and Rubin 1977).
+    """
     model = _merged(model)
-    log_K = likelihood(model, y_C[None], start)[0]
+    log_K = likelihood(model, np.atleast_2d(y_C), start).mean(axis=0)
     best = int(log_K.argmax())
     place, value, step = np.array([start.between_K[best], start.within_K[best]]), float(log_K[best]), 0.5
     while step > 1e-4:
