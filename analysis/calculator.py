@@ -128,16 +128,14 @@ def _optimum(
         f"no cell of {runs.name} has its optimum inside the grid of rates ({len(rows.bounds())} bounds): run lower or "
         "higher ones",
     )
-    taken = rows.rows if edges == "censor" else rows.points()
     known = [name for name in ("params", "tokens", "batch") if rows.has(name)]
-    values = {name: {row.at[name] for row in taken} for name in known}
+    values = {name: {row.at[name] for row in rows.rows} for name in known}
     batches = list(batch_regressors or (["tokens"] if rule.kind == "near-optimal" else ["params", "tokens"]))
     regressors = {"lr": known, "batch": batches}
     responses = [name for name in ("lr", "batch") if name in kind.split("+")]
     varied = {name: [one for one in regressors[name] if len(values[one]) > 1] for name in responses}
     laws = {name: fit_power_law(rows, name, varied[name], draws=draws, seed=seed) for name in responses}
-    # Bounds that cannot enter leave fewer values than there are rows.
-    left = rows.points() if any(law.edges != edges for law in laws.values()) else taken
+    left = rows.rows if all(law.edges == "censor" for law in laws.values()) else rows.points()
     fixed = {name: left[0].at[name] for name in known if len({row.at[name] for row in left}) == 1}
     rivals = _ways(rows, laws.values())
     others = [other for other in map(parse_estimator, ESTIMATORS) if other.kind != rule.kind]

@@ -98,9 +98,9 @@ def power(law: PowerLaw, rows: Targets) -> Figure:
             ends = np.array([[getattr(one, first), getattr(one, last)] for one in found])
             if np.isfinite(ends).all() and (ends > 0).all():
                 place.fill_between(grid, ends[:, 0], ends[:, 1], color=color, alpha=alpha, label=label, lw=0)
-        for marks in _marks(law, rows):
-            line = np.array([law.predict(centre | {name: float(x)}).value for x in marks.at[name]])
-            place.plot(marks.at[name], line * np.exp(marks.residual), **marks.style, label=marks.label)
+        for drawn in marks(law, rows):
+            line = np.array([law.predict(centre | {name: float(x)}).value for x in drawn.at[name]])
+            place.plot(drawn.at[name], line * np.exp(drawn.residual), **drawn.style, label=drawn.label)
         place.set_xscale("log")
         place.set_yscale("log")
         place.set_xlabel(_WORDS[name])
@@ -114,8 +114,8 @@ def residuals(law: PowerLaw, rows: Targets) -> Figure:
     """Residuals of ln y against every regressor: a drift is a misfit that no interval tells."""
     figure, axes = _panels(len(law.regressors), width=4.2, height=3.0)
     for place, name in zip(axes, law.regressors, strict=False):
-        for marks in _marks(law, rows):
-            place.plot(marks.at[name], marks.residual, **marks.style, label=marks.label)
+        for drawn in marks(law, rows):
+            place.plot(drawn.at[name], drawn.residual, **drawn.style, label=drawn.label)
         _framed(place, _WORDS[name], f"residual of ln {law.response}")
     return figure
 
@@ -158,7 +158,7 @@ class Marks:
     label: str
 
 
-def _marks(law: PowerLaw, rows: Targets) -> list[Marks]:
+def marks(law: PowerLaw, rows: Targets) -> list[Marks]:
     """What the law is about, the bounds apart from the optima on whichever way they were taken."""
     bounds = [] if law.edges == "keep" else rows.bounds(law.response)
     parts: list[tuple[Sequence[Target], dict[str, Any], str]] = [

@@ -152,10 +152,11 @@ def judged(found: "Fit") -> str:
     """The law and its rivals on sizes that they have not seen, in lines."""
     from sweeps.column import aligned
 
-    lines = ["\none size left out at a time (octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"]
-    for part in (found.law.lr, found.law.batch):
-        if part is None:
-            continue
+    parts = [part for part in (found.law.lr, found.law.batch) if part is not None]
+    told = "; ".join(f"{part.response} {part.counts}" for part in parts)
+    words = "(octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"
+    lines = [f"\none size left out at a time, {told} {words}"]
+    for part in parts:
         summary = found.judge(part).summary
         header = [part.response, "rms error", "covered", "at the largest", "width", "score", "ratio"]
         names = ("rms_log2", "coverage", "coverage_largest", "width", "winkler", "ratio")
@@ -163,7 +164,7 @@ def judged(found: "Fit") -> str:
             [method, *("-" if value != value else f"{value:.3g}" for value in (row[name] for name in names))]
             for method, row in zip(summary.index, summary.to_dict("records"), strict=True)
         ]
-        lines += [f"law of the {part.response}: {part.counts}", *aligned([header, *rows])]
+        lines += aligned([header, *rows])
     return "\n".join(lines)
 
 

@@ -72,6 +72,8 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
     unknown = targets.left_out.get(UNKNOWN_SIDE, 0)
     points, bounds = targets.points(response), targets.bounds(response) if targets.edges != "keep" else ()
     rows = [row for row in (*points, *bounds) if _placed(row, (cluster, *regressors))]
+    # In an order of their own: values drawn for bounds must not depend on how a table is sorted.
+    rows.sort(key=lambda row: _order(row, response, (cluster, *regressors)))
     if unknown:
         notes.append(f"{unknown} of {total} cells left out: their optimum is at an edge of the grid, the side unknown")
     lost = sum(row.level(response) is not None for row in targets.rows) - len(rows)
@@ -96,6 +98,12 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
     group_C = np.unique([row.at[cluster] for row in rows], return_inverse=True)[1]
     y_C = np.log([level.value for level in levels])
     return Cells(y_C, at_CI, variance_C, group_C, side_C, tuple(regressors), tuple(notes))
+
+
+def _order(row: Target, response: str, names: Sequence[str]) -> tuple[float | str, ...]:
+    level = row.level(response)
+    own = () if level is None else (level.censored, level.value, level.variance)
+    return (*(row.at[name] for name in names), *own)
 
 
 def _placed(row: Target, names: Sequence[str]) -> bool:

@@ -5,9 +5,9 @@ normal distribution (Tobit 1958),
 
     P(y_c > b),    y_c = x_c . beta + u_g(c) + e_c,    u_g ~ N(0, S),    e_c ~ N(0, v + T),
 
-with u_g shared by all cells of a size, so that the probabilities of one size are not independent.  No integral over u
-is needed when the unknown y_c are drawn (data augmentation: Tanner and Wong 1987; Chib 1992): given completed rows the
-posterior of (S, T, beta) is that of `analysis.power.reml`, and given these u is normal and y_c a normal cut off at b.
+with u_g shared by all cells of a size, so that the probabilities of one size are not independent.  The unknown y_c
+are drawn (data augmentation: Tanner and Wong 1987; Chib 1992): given completed rows the posterior of (S, T, beta) is
+that of `analysis.power.reml`, and given these u has one dimension and y_c is a normal cut off at b.
 Chains go round in parallel, one row of completed cells each, from the posterior of the optima alone.  What is kept are
 multiple imputations: the mean of their posteriors is the posterior given optima and bounds, under the same prior and
 the same model as without bounds.
@@ -26,10 +26,12 @@ from scipy import special
 from analysis.power import reml
 
 CHAINS = 48
-ROUNDS = 60
-_BURNT = 28  # rounds before the first that is kept
-_EVERY = 8
-_REGRID = (0, 2, 6, 16)  # rounds whose rows give the next grid
+ROUNDS = 36
+_BURNT = 12  # rounds before the first that is kept
+_EVERY = 6
+_COARSE = 2.0  # steps of the grid that chains draw from; what is told has the usual ones
+_REGRID = (0, 2, 6, 12)  # rounds whose rows give the next grid
+_GRID_U = np.linspace(-9.0, 9.0, 109)  # in standard deviations
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,9 @@ class _State:
     within_R: np.ndarray
 
 
-def points_of(model: reml.Model, side_C: np.ndarray) -> reml.Model:
-    """The model of the optima alone; its sizes are numbered anew."""
-    here = side_C == 0
-    group_H = np.unique(model.group_C[here], return_inverse=True)[1]
-    return replace(model, design_CP=model.design_CP[here], variance_C=model.variance_C[here], group_C=group_H)
-
-
 def enters(model: reml.Model, side_C: np.ndarray) -> bool:
     """Whether the optima alone determine every coefficient and bound every variance that the cells together have."""
-    points = points_of(model, side_C)
+    points = reml.some(model, side_C == 0)
     if np.linalg.matrix_rank(points.design_CP) < points.design_CP.shape[1]:
         return False
     whole, seen = reml.freedom(model), reml.freedom(points)
@@ -63,35 +58,23 @@ def enters(model: reml.Model, side_C: np.ndarray) -> bool:
 def completed(model: reml.Model, y_C: np.ndarray, side_C: np.ndarray, seed: int = 0) -> np.ndarray:
     """Rows of cells with a value drawn for every bound, [R', C]: optima stay as they are.
 
-    `y_C` holds optima and bounds, `side_C` 0 for an optimum and the sign of (optimum - bound) for a bound.  The same
-    cells give the same rows, in whatever order they come.
+    `y_C` holds optima and bounds, `side_C` 0 for an optimum and the sign of (optimum - bound) for a bound.
     """
-    order = np.lexsort((*model.design_CP.T[1:], y_C, side_C))
-    model = replace(
-        model,
-        design_CP=model.design_CP[order],
-        variance_C=model.variance_C[order],
-        group_C=np.unique(model.group_C[order], return_inverse=True)[1],
-    )
-    y_C, side_C = y_C[order], side_C[order]
     rng = np.random.default_rng(seed)
-    y_RC = np.tile(y_C, (CHAINS, 1))
-    y_RC = _drawn(model, y_RC, y_C, side_C, _start(model, y_C, side_C, rng), rng)
-    grid, kept = reml.grid(model, y_RC), []
+    y_RC = _drawn(model, y_C, side_C, _start(model, y_C, side_C, rng), rng)
+    grid, kept = reml.grid(model, y_RC, _COARSE), []
     for number in range(ROUNDS):
         if number in _REGRID:
-            grid = reml.grid(model, y_RC)
-        y_RC = _drawn(model, y_RC, y_C, side_C, _state(reml.on(grid, y_RC), rng), rng)
+            grid = reml.grid(model, y_RC, _COARSE)
+        y_RC = _drawn(model, y_C, side_C, _state(reml.on(grid, y_RC), rng), rng)
         if number >= _BURNT and (number - _BURNT) % _EVERY == 0:
             kept.append(y_RC)
-    found_RC = np.empty((len(kept) * CHAINS, len(y_C)))
-    found_RC[:, order] = np.concatenate(kept)
-    return found_RC
+    return np.concatenate(kept)
 
 
 def _start(model: reml.Model, y_C: np.ndarray, side_C: np.ndarray, rng: np.random.Generator) -> _State:
     """Coefficients as the optima alone leave them, at their middle variances."""
-    points = points_of(model, side_C)
+    points = reml.some(model, side_C == 0)
     held = reml.posterior(points, y_C[side_C == 0][None])
     weight_K = held.weight_RK[0]
     order = np.argsort(held.between_K + held.within_K)
@@ -111,21 +94,50 @@ def _state(held: reml.Posterior, rng: np.random.Generator) -> _State:
 
 
 def _drawn(
-    model: reml.Model, y_RC: np.ndarray, y_C: np.ndarray, side_C: np.ndarray, state: _State, rng: np.random.Generator
+    model: reml.Model, y_C: np.ndarray, side_C: np.ndarray, state: _State, rng: np.random.Generator
 ) -> np.ndarray:
-    """The rows with new values beyond the bounds."""
-    dummies_CG = (model.group_C[:, None] == np.unique(model.group_C)[None, :]).astype(float)
+    """Rows of cells with new values beyond the bounds, given (beta, S, T): u of each size, then y beyond its bound."""
     law_RC = state.beta_RP @ model.design_CP.T
     own_RC = np.maximum(model.variance_C + state.within_R[:, None], 1e-24)
-    inverse_R1 = 1 / np.maximum(state.between_R, 1e-24)[:, None]
-    precision_RG = (1 / own_RC) @ dummies_CG + inverse_R1
-    middle_RG = ((y_RC - law_RC) / own_RC) @ dummies_CG / precision_RG
-    size_RG = middle_RG + rng.normal(size=middle_RG.shape) / np.sqrt(precision_RG)
-    mean_RC, sd_RC = law_RC + size_RG @ dummies_CG.T, np.sqrt(own_RC)
+    size_RG = _deviations(model, y_C - law_RC, own_RC, side_C, np.maximum(state.between_R, 1e-24), rng)
+    mean_RC, sd_RC = law_RC + size_RG[:, model.group_C], np.sqrt(own_RC)
     beyond_RC = side_C * (y_C - mean_RC) / sd_RC  # how far the bound lies beyond the mean, in its own direction
     log_RC = special.log_ndtr(-beyond_RC) + np.log(rng.uniform(1e-300, 1.0, size=beyond_RC.shape))
     value_RC = mean_RC - side_C * sd_RC * special.ndtri_exp(log_RC)
     return np.where(side_C == 0, y_C, value_RC)
+
+
+def _deviations(
+    model: reml.Model,
+    rest_RC: np.ndarray,
+    own_RC: np.ndarray,
+    side_C: np.ndarray,
+    between_R: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """u [R, G] given optima and bounds, the unknown y integrated out: on a grid of the normal that the optima leave.
+
+    Drawn given the y of the round before, u would hardly move where all cells of a size are bounds.
+    """
+    groups = int(model.group_C.max()) + 1
+    found_RG = np.empty((len(rest_RC), groups))
+    for group in range(groups):
+        here = model.group_C == group
+        seen, cut = here & (side_C == 0), here & (side_C != 0)
+        precision_R = 1 / between_R + (1 / own_RC[:, seen]).sum(axis=1)
+        middle_R = (rest_RC[:, seen] / own_RC[:, seen]).sum(axis=1) / precision_R
+        sd_R = 1 / np.sqrt(precision_R)
+        if not cut.any():
+            found_RG[:, group] = middle_R + sd_R * rng.normal(size=len(sd_R))
+            continue
+        u_RU = middle_R[:, None] + sd_R[:, None] * _GRID_U
+        off_RHU = (u_RU[:, None, :] - rest_RC[:, cut, None]) / np.sqrt(own_RC[:, cut, None])
+        log_RU = special.log_ndtr(side_C[cut][:, None] * off_RHU).sum(axis=1) - 0.5 * _GRID_U**2
+        below_RU = np.cumsum(np.exp(log_RU - log_RU.max(axis=1, keepdims=True)), axis=1)
+        chosen_R = (below_RU < rng.uniform(size=(len(sd_R), 1)) * below_RU[:, -1:]).sum(axis=1)
+        step_R = rng.uniform(-0.5, 0.5, size=len(sd_R)) * (_GRID_U[1] - _GRID_U[0])
+        found_RG[:, group] = middle_R + sd_R * (_GRID_U[chosen_R] + step_R)
+    return found_RG
 
 
 def _normal(covariance_RPP: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,12 +7,13 @@ fitted).  Exponents get cluster-robust intervals over sizes (`analysis.power.clu
 distribution of a new size.  What cannot be known is said in `notes`.
 
 Optima at an edge of their grid are left out and counted, or enter as bounds (`analysis.power.censor`).  With bounds
-there are R completed rows of cells instead of one: coefficients and the predictive distribution are means over rows,
-and the covariance of exponents is that of multiple imputation, `W + (1 + 1/R) B` with W the mean robust covariance and
-B the covariance of the rows' exponents (Rubin 1987), with Student's t of `1 / (l^2 / (R - 1) + 1 / (f (1 - l)))`
-degrees of freedom, l the share of B and f those of complete cells.  That is Barnard and Rubin's (1999) number without
-their factor (f + 1)/(f + 3), which would take a third from the two or three degrees of freedom of a few sizes even
-where nothing is missing.
+there are R completed rows of cells instead of one: coefficients are medians over rows and the predictive distribution
+the mean over rows.  The covariance of exponents is that of multiple imputation, `W + (1 + 1/R) B` with W the mean
+robust covariance and B the covariance of the rows' exponents (Rubin 1987), by the central 68 % since rows with a large
+S lie far out, with Student's t of `1 / (l^2 / (R - 1) + 1 / (f (1 - l)))`
+degrees of freedom, l the share of B and f those of complete cells; but never fewer than the optima alone have.  That
+is Barnard and Rubin's (1999) number without their factor (f + 1)/(f + 3), which would take a third from the two or
+three degrees of freedom of a few sizes even where nothing is missing.
 """
 
 import math
@@ -99,8 +100,9 @@ def fit_power_law(
     held = reml.posterior(model, y_RC)
     between, within = reml.estimate(model, y_RC, held) if free.between + free.within else (0.0, 0.0)
     bounded = free.between > 0 or (free.within > 0 and sizes == 1)
-    coefficients_P = np.einsum("rk,rkp->p", held.weight_RK, held.mean_RKP) / len(y_RC)
-    covariance_PP, exponents, draws_SP = _uncertainty(model, y_RC, (between, within), coefficients_P, draws, seed)
+    coefficients_P = np.median(np.einsum("rk,rkp->rp", held.weight_RK, held.mean_RKP), axis=0)
+    spread, here = (between, within), cells.side_C == 0
+    covariance_PP, exponents, draws_SP = _uncertainty(model, y_RC, here, spread, coefficients_P, draws, seed)
     return PowerLaw(
         response=response,
         regressors=cells.regressors,
@@ -154,13 +156,20 @@ def _model(cells: Cells, equal: bool) -> tuple[reml.Model, np.ndarray]:
 
 
 def _uncertainty(
-    model: reml.Model, y_RC: np.ndarray, spread: tuple[float, float], beta_P: np.ndarray, draws: int, seed: int
+    model: reml.Model,
+    y_RC: np.ndarray,
+    here_C: np.ndarray,
+    spread: tuple[float, float],
+    beta_P: np.ndarray,
+    draws: int,
+    seed: int,
 ) -> tuple[np.ndarray, tuple[Exponent, ...], np.ndarray]:
-    """(robust covariance, exponents with their intervals, bootstrap draws)."""
+    """(robust covariance, exponents with their intervals, bootstrap draws); `here_C` tells which cells are optima."""
+    least_P = np.zeros(len(beta_P)) if here_C.all() else _freedom(reml.some(model, here_C), spread)
     optimistic_P = _independent(model.design_CP, y_RC)
     rows_CP, y_RC = (model.design_CP, y_RC) if model.equal else _whitened(model, y_RC, spread)
     found = clusters.robust(rows_CP, y_RC, model.group_C)
-    covariance_PP, freedom_P = _imputed(found, y_RC @ np.linalg.pinv(rows_CP).T)
+    covariance_PP, freedom_P = _imputed(found, y_RC @ np.linalg.pinv(rows_CP).T, least_P)
     draws_SP = _resampled(rows_CP, y_RC, model.group_C, draws, seed)
     ends_EP = None
     if draws and len(y_RC) == 1:
@@ -182,16 +191,25 @@ def _uncertainty(
     return covariance_PP, tuple(exponents), draws_SP
 
 
-def _imputed(found: clusters.Robust, beta_RP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _freedom(model: reml.Model, spread: tuple[float, float]) -> np.ndarray:
+    """[P] degrees of freedom of robust variances, 0 where there are none."""
+    zeros_1C = np.zeros((1, len(model.group_C)))
+    rows_CP = model.design_CP if model.equal else _whitened(model, zeros_1C, spread)[0]
+    return np.nan_to_num(clusters.robust(rows_CP, zeros_1C, model.group_C).freedom_P)
+
+
+def _imputed(found: clusters.Robust, beta_RP: np.ndarray, least_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(covariance, degrees of freedom [P]) of multiple imputation; of one row those of complete cells."""
     rows = len(beta_RP)
     if rows == 1:
         return found.covariance_PP, found.freedom_P
-    added_PP = (1 + 1 / rows) * np.cov(beta_RP, rowvar=False).reshape(len(found.freedom_P), -1)
+    low_P, high_P = np.quantile(beta_RP, stats.norm.cdf((-1, 1)), axis=0)
+    added_PP = (1 + 1 / rows) * np.corrcoef(beta_RP, rowvar=False) * np.outer(high_P - low_P, high_P - low_P) / 4
+    added_PP = np.nan_to_num(added_PP).reshape(len(low_P), -1)
     total_PP = found.covariance_PP + added_PP
     share_P = np.clip(np.diag(added_PP) / np.maximum(np.diag(total_PP), 1e-300), 1e-9, 1.0)
-    seen_P = np.maximum(found.freedom_P * (1 - share_P), 1e-300)
-    return total_PP, 1 / (share_P**2 / (rows - 1) + 1 / seen_P)
+    seen_P = np.maximum(found.freedom_P * (1 - share_P), np.minimum(least_P, found.freedom_P))
+    return total_PP, 1 / (share_P**2 / (rows - 1) + 1 / np.maximum(seen_P, 1e-300))
 
 
 def _resampled(rows_CP: np.ndarray, y_RC: np.ndarray, group_C: np.ndarray, draws: int, seed: int) -> np.ndarray:

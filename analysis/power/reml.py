@@ -85,6 +85,12 @@ class Grid:
     parts: tuple[tuple[_Whitened, float, np.ndarray, np.ndarray], ...]
 
 
+def some(model: Model, here_C: np.ndarray) -> Model:
+    """The model of some of its cells; the sizes are numbered anew."""
+    group_H = np.unique(model.group_C[here_C], return_inverse=True)[1]
+    return Model(model.design_CP[here_C], model.variance_C[here_C], group_H, model.equal)
+
+
 def freedom(model: Model) -> Freedom:
     """How many contrasts between sizes, and within them, are left when the coefficients are fitted."""
     dummies_CG = _dummies(model.group_C)
@@ -101,14 +107,15 @@ def posterior(model: Model, y_RC: np.ndarray) -> Posterior:
     return on(grid(model, y_RC), y_RC)
 
 
-def grid(model: Model, y_RC: np.ndarray) -> Grid:
-    """The nodes of (S, T) that the rows of `y_RC` need, and all about them that does not depend on y."""
+def grid(model: Model, y_RC: np.ndarray, coarse: float = 1.0) -> Grid:
+    """The nodes of (S, T) that the rows of `y_RC` need, and all about them that does not depend on y; steps are
+    `coarse` times as long as usual."""
     model = _merged(model)
     free = freedom(model)
     parts = []
-    for tau2, area in _within_nodes(model, y_RC, free):
+    for tau2, area in _within_nodes(model, y_RC, free, coarse):
         white = _whiten(model, tau2)
-        nodes_N, steps_N = _between_nodes(white, y_RC, free)
+        nodes_N, steps_N = _between_nodes(white, y_RC, free, coarse)
         parts.append((white, tau2, nodes_N, _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)))
     return Grid(model, tuple(parts))
 
@@ -220,11 +227,14 @@ def _at(
         own_PP = plain_PC / white.weight_C @ plain_PC.T
         return log_RN, mean_RNP, own_PP + between_N[:, None, None] * (sums_PG @ sums_PG.T)
     share_NZ = between_N[:, None] / (1 + between_N[:, None] * white.d_Z)
-    moved_RNP = fitted_RP[:, None, :] - np.einsum("pz,nz,rz->rnp", white.cross_PZ, share_NZ, z_RZ)
+    moving_NPZ = share_NZ[:, None, :] * white.cross_PZ
+    count, size = moving_NPZ.shape[:2]
+    moves_RNP = z_RZ @ moving_NPZ.reshape(count * size, -1).T if z_RZ.size else np.zeros((len(z_RZ), count * size))
+    moved_RNP = fitted_RP[:, None, :] - moves_RNP.reshape(-1, count, size)
     inner_NPP = (
         np.eye(len(white.inverse_PP))
         + between_N[:, None, None] * (white.spread_PG @ white.spread_PG.T)
-        - np.einsum("pz,nz,qz->npq", white.cross_PZ, between_N[:, None] * share_NZ, white.cross_PZ)
+        - between_N[:, None, None] * (moving_NPZ @ white.cross_PZ.T)
     )
     return log_RN, moved_RNP @ white.inverse_PP.T, white.inverse_PP @ inner_NPP @ white.inverse_PP.T
 
@@ -253,7 +263,7 @@ def _jeffreys(white: _Whitened, between_N: np.ndarray) -> np.ndarray:
     return 0.5 * np.log(np.maximum(ss_N * tt_N - st_N**2, 1e-300)) + math.log(white.weight_C.mean())
 
 
-def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom) -> list[tuple[float, float]]:
+def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom, coarse: float) -> list[tuple[float, float]]:
     """(T, width of its step) in equal steps of ln(median v + T), over where the within-size residuals allow it."""
     floor = float(np.median(model.variance_C))
     if free.within == 0:
@@ -266,20 +276,20 @@ def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom) -> list[tuple[f
     lowest = max(math.log(max(floor, _TINY)), math.log(float(squares_R.min())) - 5 * sd)
     largest = max(math.log(max(float(np.median(squares_R)), floor, _TINY)), math.log(float(squares_R.max())))
     highest = max(largest, lowest) + 4 * sd + 16 / free.within
-    count = max(8, min(200, math.ceil((highest - lowest) / (0.5 * sd))))
+    count = max(8, min(200, math.ceil((highest - lowest) / (0.5 * sd * coarse))))
     edges_E = np.linspace(lowest, highest, count + 1)
     total = np.exp((edges_E[1:] + edges_E[:-1]) / 2)
     return [(float(max(t - floor, 0.0)), float(t * (edges_E[1] - edges_E[0]))) for t in total]
 
 
-def _between_nodes(white: _Whitened, y_RC: np.ndarray, free: Freedom) -> tuple[np.ndarray, np.ndarray]:
+def _between_nodes(white: _Whitened, y_RC: np.ndarray, free: Freedom, coarse: float) -> tuple[np.ndarray, np.ndarray]:
     """(S, width of its step) [N] in equal steps of ln(1 + S max d): far enough out for tails S^(-1 - freedom/2)."""
     if not free.between:
         return np.zeros(1), np.ones(1)
     z_RZ = (y_RC * np.sqrt(white.weight_C)) @ white.u_CZ
     square_R = np.maximum((z_RZ**2).mean(axis=1), 1e-3)
     bottom, top = math.log(float(square_R.min())) - _BELOW, math.log(float(square_R.max())) + 20 / free.between
-    edges_E = np.linspace(bottom, max(top, 1.0), math.ceil((max(top, 1.0) - bottom) / _STEP) + 1)
+    edges_E = np.linspace(bottom, max(top, 1.0), math.ceil((max(top, 1.0) - bottom) / (_STEP * coarse)) + 1)
     middle_N = (edges_E[1:] + edges_E[:-1]) / 2
     scale = 1 / float(white.d_Z.max())
     return np.expm1(middle_N) * scale, np.exp(middle_N) * scale * (edges_E[1] - edges_E[0])
