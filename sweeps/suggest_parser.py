@@ -14,7 +14,9 @@ from lab.check import InputError, require
 from sweeps import options as shared
 
 if TYPE_CHECKING:
+    from analysis.calculator import Fit
     from analysis.drift import Cell
+    from analysis.edges import Edges
     from analysis.power.law import PowerLaw
     from analysis.results import Results
     from analysis.runs.source import Runs
@@ -83,11 +85,10 @@ def _new_cells(
     options: argparse.Namespace, found: "Results", cells: "Sequence[Cell]", runs: "Runs"
 ) -> "tuple[list[Suggestion], list[str]]":
     """Cells beyond the sweep by what they are worth to a law at the target, and what stands in the way of one."""
-    from analysis import calculator
     from analysis.suggestion import chosen
 
     try:
-        fit = calculator.fit(runs, "lr", batch_rule="fixed", edges=shared.edges(options.edges), draws=0)
+        fit = narrowed(runs, shared.edges(options.edges))
     except InputError as error:
         return [], [f"no law to narrow yet: {error}"]
     law = fit.law.lr
@@ -104,6 +105,13 @@ def _new_cells(
     error = statistics.median(errors) if errors else 0.0
     places = list(_places(options, found, cells, law))
     return chosen(law, places, target, count=options.cells, error=error, grid=_RATIOS), notes
+
+
+def narrowed(runs: "Runs", edges: "Edges | None") -> "Fit":
+    """The law that new cells are judged by: what `lrlab fit --law lr --batch-rule fixed` writes, without its draws."""
+    from analysis import calculator
+
+    return calculator.fit(runs, "lr", batch_rule="fixed", edges=edges, draws=0)
 
 
 def _target(options: argparse.Namespace, law: "PowerLaw") -> dict[str, float]:

@@ -16,10 +16,12 @@ from analysis.calculator import Fit, fit
 from analysis.edges import Edges
 from analysis.power import censor, reml
 from analysis.power.fit import fit_power_law
+from analysis.prediction import find
 from analysis.runs.source import load
 from analysis.target import Targets, read
 from lab.check import InputError
 from sweeps.cli import main
+from sweeps.suggest_parser import narrowed
 
 WAYS: tuple[Edges, ...] = ("drop", "censor")
 RATES = 2.0 ** np.arange(-15, -5.9)
@@ -81,7 +83,8 @@ def test_bounds_as_points_give_another_law() -> None:
 def test_written_judged_suggested_and_trained_law_are_one(
     way: Edges, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is held out is predicted by the law that would be written of the other sizes alone."""
+    """`suggest` fits it, `train --law` reads it, and what is held out is predicted by the law that would be written of
+    the other sizes alone."""
     frame = curves(sizes=5, shift=0.4, scatter=0.15)
     told = written(frame, tmp_path, "--edges", way, "--holdout")
     assert told["lr"]["bounds"] > 0
@@ -89,9 +92,11 @@ def test_written_judged_suggested_and_trained_law_are_one(
     found = fit(load(frame), "lr", draws=0, edges=way)
     assert found.law.lr is not None
     assert found.law.lr.exponents == pytest.approx(told["lr"]["exponents"], abs=1e-12)
-    read_back = law_file.read(tmp_path / "law.json").lr
-    assert read_back is not None
-    assert read_back.exponents == told["lr"]["exponents"]
+    suggested, trained = narrowed(load(frame), way).law.lr, find(str(tmp_path / "law.json"))
+    assert suggested is not None and suggested.coefficients == found.law.lr.coefficients
+    assert suggested.counts == found.law.lr.counts
+    assert isinstance(trained, law_file.Law) and trained.lr is not None
+    assert trained.lr.exponents == told["lr"]["exponents"]
     judged = found.judge(found.law.lr).cells
     size = float(frame["params"].unique()[2])
     rest = fit(load(frame[frame["params"] != size]), "lr", draws=0, edges=way).law.lr

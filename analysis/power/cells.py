@@ -102,7 +102,7 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
 
 def _order(row: Target, response: str, names: Sequence[str]) -> tuple[float | str, ...]:
     level = row.level(response)
-    own = () if level is None else (level.censored, level.value, level.variance)
+    own = () if level is None else (level.censored, level.value, level.variance if level.variance >= 0 else -1.0)
     return (*(row.at[name] for name in names), *own)
 
 

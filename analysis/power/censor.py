@@ -18,7 +18,7 @@ determine every exponent and leave a contrast for every variance (`enters`).
 Suffixes: C cells, G sizes, P coefficients, K nodes of the grid, R chains.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
