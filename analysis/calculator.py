@@ -1,8 +1,8 @@
 """The calculator: from a table of runs to a law of the best learning rate, the best batch, or the loss.
 
 How the batch moves while the rate is optimised makes two laws of the rate: `best`, eta*(N, D) along the batch that is
-itself optimal, and `fixed`, eta*(N, D, B) at a given batch.  Their exponents of D differ by 0.2 to 0.4 on the same runs,
-so the rule is stated with the law.
+itself optimal, and `fixed`, eta*(N, D, B) at a given batch.  Their exponents of D differ by 0.2 to 0.4 on the same
+runs, so the rule is stated with the law.
 
 Every law says what the other estimators would have found, and what it would be with the other way of taking optima at
 an edge of their grid.  Where their exponents leave the law's interval, the choice matters more than what the interval
