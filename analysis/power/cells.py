@@ -75,7 +75,7 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
     # In an order of their own: values drawn for bounds must not depend on how a table is sorted.
     rows.sort(key=lambda row: _order(row, response, (cluster, *regressors)))
     if unknown:
-        notes.append(f"{unknown} of {total} cells left out: their optimum is at an edge of the grid, the side unknown")
+        notes.append(f"{unknown} of {total} cells left out: their optimum is at an edge of the grid")
     lost = sum(row.level(response) is not None for row in targets.rows) - len(rows)
     if lost:
         notes.append(f"{lost} cells left out: a value is missing or not above 0")
