@@ -133,8 +133,7 @@ def _names(text: str | None) -> list[str] | None:
 def described(found: "Fit") -> str:
     """A fit in lines: the law, what other estimators say, the cells, and every note."""
     law = found.law
-    counts = dict.fromkeys(part.counts for part in (law.lr, law.batch) if part is not None)
-    parts = [f"{law.name}: law of {law.kind}, estimator {law.estimator}{''.join(f'; {told}' for told in counts)}"]
+    parts = [f"{law.name}: law of {law.kind}, estimator {law.estimator}{_counts(law)}"]
     parts += [_power(part, law) for part in (law.lr, law.batch) if part is not None]
     if law.loss is not None:
         parts.append(_loss(law.loss))
@@ -148,14 +147,21 @@ def described(found: "Fit") -> str:
     return "\n".join(parts)
 
 
+def _counts(law: "Law") -> str:
+    """Optima and bounds behind a law, of the rate and the batch apart where they differ."""
+    counts = {part.response: part.counts for part in (law.lr, law.batch) if part is not None}
+    if len(set(counts.values())) < 2:
+        return "".join(f"; {told}" for told in set(counts.values()))
+    return "".join(f"; {name} {told}" for name, told in counts.items())
+
+
 def judged(found: "Fit") -> str:
     """The law and its rivals on sizes that they have not seen, in lines."""
     from sweeps.column import aligned
 
     parts = [part for part in (found.law.lr, found.law.batch) if part is not None]
-    told = "; ".join(f"{part.response} {part.counts}" for part in parts)
     words = "(octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"
-    lines = [f"\none size left out at a time, {told} {words}"]
+    lines = [f"\none size left out at a time{_counts(found.law)} {words}"]
     for part in parts:
         summary = found.judge(part).summary
         header = [part.response, "rms error", "covered", "at the largest", "width", "score", "ratio"]

@@ -147,24 +147,28 @@ def _condition(logs_CI: np.ndarray) -> float:
 
 
 def tempered(cells: Cells, bound: float) -> Cells:
-    """The cells with residuals beyond `bound` robust standard deviations pulled in to that.
+    """The cells with residuals of optima beyond `bound` robust standard deviations pulled in to that.
 
     The scale is 1.4826 times the median absolute residual.  Least squares of the pulled-in values is Huber's estimate,
     by iteration (Huber 1981, section 7.8: modified residuals).
     """
-    design = np.column_stack([np.ones(len(cells.y_C)), cells.logs_CI - cells.logs_CI.mean(axis=0)])
-    pulled = cells.y_C
+    here = cells.side_C == 0
+    y_H, logs_HI = cells.y_C[here], cells.logs_CI[here]
+    design = np.column_stack([np.ones(len(y_H)), logs_HI - logs_HI.mean(axis=0)])
+    pulled = y_H
     for _ in range(_HUBER_ROUNDS):
         fitted = design @ np.linalg.lstsq(design, pulled, rcond=None)[0]
-        residual = cells.y_C - fitted
+        residual = y_H - fitted
         limit = bound * 1.4826 * float(np.median(np.abs(residual)))
         moved = fitted + np.clip(residual, -limit, limit)
         step, pulled = float(np.abs(moved - pulled).max()), moved
         if step < 1e-10:
             break
-    count = int((np.abs(pulled - cells.y_C) > 1e-9).sum())
+    count = int((np.abs(pulled - y_H) > 1e-9).sum())
     notes = (*cells.notes, f"Huber {bound:g}: {count} of {len(pulled)} cells pulled in") if count else cells.notes
-    return replace(cells, y_C=pulled, notes=notes)
+    y_C = cells.y_C.copy()
+    y_C[here] = pulled
+    return replace(cells, y_C=y_C, notes=notes)
 
 
 def ranges(targets: Targets, cells: Cells) -> tuple[tuple[str, float, float], ...]:
