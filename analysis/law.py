@@ -86,6 +86,8 @@ class Rival:
     @property
     def words(self) -> str:
         """Its name in a sentence."""
+        if self.estimator == "edges keep":
+            return "keeping the runs of cells at an edge"
         return f"--{self.estimator}" if self.estimator.startswith("edges ") else f"the estimator {self.estimator}"
 
 
