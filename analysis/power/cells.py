@@ -71,7 +71,7 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
     notes, total = [], len(targets.rows)
     unknown = targets.left_out.get(UNKNOWN_SIDE, 0)
     points, bounds = targets.points(response), targets.bounds(response) if targets.edges != "keep" else ()
-    rows = [row for row in (*points, *bounds) if _placed(row, (cluster, *regressors))]
+    rows = [row for row in (*points, *bounds) if _placed(row, cluster, regressors)]
     # In an order of their own: values drawn for bounds must not depend on how a table is sorted.
     rows.sort(key=lambda row: _order(row, response, (cluster, *regressors)))
     if unknown:
@@ -106,8 +106,10 @@ def _order(row: Target, response: str, names: Sequence[str]) -> tuple[float | st
     return (*(row.at[name] for name in names), *own)
 
 
-def _placed(row: Target, names: Sequence[str]) -> bool:
-    return all(math.isfinite(row.at.get(name, math.nan)) and row.at[name] > 0 for name in names)
+def _placed(row: Target, cluster: str, names: Sequence[str]) -> bool:
+    """Whether a row has every regressor, above 0, and its cluster, whatever number that is."""
+    at = [row.at.get(name, math.nan) for name in names]
+    return all(math.isfinite(value) and value > 0 for value in at) and math.isfinite(row.at.get(cluster, math.nan))
 
 
 def identified(cells: Cells) -> tuple[Cells, float]:
