@@ -1,30 +1,37 @@
 """The calculator: from a table of runs to a law of the best learning rate, the best batch, or the loss.
 
 How the batch moves while the rate is optimised makes two laws of the rate: `best`, eta*(N, D) along the batch that is
-itself optimal, and `fixed`, eta*(N, D, B) at a given batch.  Their exponents of D differ by about 0.2 on the same runs,
-so the rule is stated with the law.
+itself optimal, and `fixed`, eta*(N, D, B) at a given batch.  Their exponents of D differ by 0.2 to 0.4 on the same
+runs, so the rule is stated with the law.
 
-Every law says what the other estimators would have found.  Where their exponents leave the law's interval, the choice
-of the estimator matters more than what the interval tells.
+Every law says what the other estimators would have found, and what it would be with the other way of taking optima at
+an edge of their grid.  Where their exponents leave the law's interval, the choice matters more than what the interval
+tells.
+
+`fit` makes the law that is written, that `predict` and `train --law` read and `suggest` narrows; `Fit.judge` holds out
+cells of the same rows under the same rule.
 """
 
 import contextlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from analysis.edges import Edges
 from analysis.law import Edge, Kind, Law, Penalty, Rival
 from analysis.loss.fit import fit_loss_law
-from analysis.power.fit import Weights, fit_power_law
+from analysis.power.fit import fit_power_law
+from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
-from analysis.runs.optima import BOTH, find_optima, swept
+from analysis.runs.optima import BOTH, Optima, locate, swept
 from analysis.runs.source import Runs
 from analysis.runs.surface import WINDOW
-from analysis.runs.target import Estimator, parse_estimator, targets
+from analysis.runs.target import Estimator, edges_of, parse_estimator, targets
+from analysis.target import Targets
 from lab.check import InputError, require
 
 BatchRule = Literal["best", "fixed"]
@@ -34,11 +41,21 @@ _TELLING = 3  # cells with a diverged rate that an edge needs
 
 @dataclass(frozen=True)
 class Fit:
-    """A law with the table of optima (none for a loss law) and the rows that it was fitted to."""
+    """A law with the optima and the rows that it was fitted to; of a loss law the runs instead."""
 
     law: Law
-    optima: pd.DataFrame | None
-    rows: pd.DataFrame
+    optima: Optima | None
+    rows: Targets | None
+    runs: pd.DataFrame | None = None
+
+    def judge(self, part: PowerLaw) -> Holdout:
+        """One of the law's parts on sizes that it has not seen: the same rows, edges and weights, less one size.
+
+        Raises:
+            InputError: fewer than four sizes.
+        """
+        assert self.rows is not None
+        return leave_one_size_out(self.rows, part.response, part.regressors)
 
 
 def fit(
@@ -46,6 +63,7 @@ def fit(
     kind: Kind,
     *,
     estimator: str = "surface",
+    edges: Edges | None = None,
     batch_rule: BatchRule | None = None,
     batch_regressors: Sequence[str] | None = None,
     window: float | None = WINDOW,
@@ -60,6 +78,8 @@ def fit(
         runs: from `analysis.runs.source.load`.
         kind: lr, batch, lr+batch or loss.
         estimator: `analysis.runs.target`; the loss law takes each size's best run.
+        edges: what becomes of cells whose best rate is at an edge of their grid, `drop` or `censor`; by default
+            `analysis.edges.DEFAULT`, and near-optimal keeps them as its authors do (`analysis.runs.target`).
         batch_rule: see the module; by default `best` where most sizes were run at three batches or more.
         batch_regressors: of the batch; by default params and tokens, and tokens alone for near-optimal, as its authors
             fit it (Step Law, arXiv 2503.04715).
@@ -77,8 +97,9 @@ def fit(
     )
     if kind == "loss":
         return _loss(runs, delta, form, draws, seed)
-    rule = _rule(runs, kind, batch_rule)
-    return _optimum(runs, kind, parse_estimator(estimator), rule, batch_regressors, window, draws, seed)
+    batch = _rule(runs, kind, batch_rule)
+    rule = parse_estimator(estimator)
+    return _optimum(runs, kind, rule, edges_of(rule, edges), batch, batch_regressors, window, draws, seed)
 
 
 def _rule(runs: Runs, kind: Kind, given: BatchRule | None) -> BatchRule:
@@ -92,6 +113,7 @@ def _optimum(
     runs: Runs,
     kind: Kind,
     rule: Estimator,
+    edges: Edges,
     batch_rule: BatchRule,
     batch_regressors: Sequence[str] | None,
     window: float | None,
@@ -99,21 +121,27 @@ def _optimum(
     seed: int,
 ) -> Fit:
     over = BOTH if batch_rule == "best" else ("lr",)
-    optima = find_optima(runs, over=over, window=window)
-    rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
+    optima = locate(runs, over=over, window=window)
+    rows = targets(runs, rule, over=over, edges=edges, found=optima if rule.kind == "surface" else None)
     require(
-        bool((rows["censored"] == "").any()),
-        f"no cell of {runs.name} has its optimum inside the grid of rates: run lower or higher ones",
+        bool(rows.points()),
+        f"no cell of {runs.name} has its optimum inside the grid of rates ({len(rows.bounds())} bounds): run lower or "
+        "higher ones",
     )
-    known = [name for name in ("params", "tokens", "batch") if name in rows]
-    fixed = {name: float(rows[name].iloc[0]) for name in known if rows[name].nunique() == 1}
-    own = [name for name in known if name not in fixed]
+    known = [name for name in ("params", "tokens", "batch") if rows.has(name)]
+    values = {name: {row.at[name] for row in rows.rows} for name in known}
     batches = list(batch_regressors or (["tokens"] if rule.kind == "near-optimal" else ["params", "tokens"]))
-    regressors = {"lr": own, "batch": [name for name in batches if name not in fixed]}
+    regressors = {"lr": known, "batch": batches}
     responses = [name for name in ("lr", "batch") if name in kind.split("+")]
-    laws = {name: _law(rows, name, regressors[name], rule, draws, seed) for name in responses}
+    varied = {name: [one for one in regressors[name] if len(values[one]) > 1] for name in responses}
+    laws = {name: fit_power_law(rows, name, varied[name], draws=draws, seed=seed) for name in responses}
+    left = rows.rows if all(law.edges == "censor" for law in laws.values()) else rows.points()
+    fixed = {name: left[0].at[name] for name in known if len({row.at[name] for row in left}) == 1}
+    rivals = _ways(rows, laws.values())
     others = [other for other in map(parse_estimator, ESTIMATORS) if other.kind != rule.kind]
-    rivals = [rival for other in others for rival in _rivals(runs, other, over, laws.values(), optima)]
+    for other in others:
+        way = None if "near-optimal" in (rule.kind, other.kind) else edges
+        rivals += _rivals(runs, other, over, way, laws.values(), optima)
     law = Law(
         name=runs.name,
         kind=kind,
@@ -121,8 +149,8 @@ def _optimum(
         lr=laws.get("lr"),
         batch=laws.get("batch"),
         loss=None,
-        penalty=_penalty(optima, joint=batch_rule == "best"),
-        edge=_edge(runs, optima, joint=batch_rule == "best"),
+        penalty=_penalty(optima),
+        edge=_edge(runs, optima),
         conditions=runs.conditions | {"tokens": "D, seen by a run", "batch rule": _BATCH_WORDS[batch_rule]},
         fixed=fixed,
         source=_source(runs, rows, optima),
@@ -135,31 +163,39 @@ def _optimum(
 _BATCH_WORDS = {"best": "rate and batch optimised together", "fixed": "rate optimised at a given batch"}
 
 
-def _law(rows: pd.DataFrame, name: str, regressors: Sequence[str], rule: Estimator, draws: int, seed: int) -> PowerLaw:
-    return fit_power_law(rows, name, regressors, weights=weights_of(rule), draws=draws, seed=seed, estimator=str(rule))
-
-
-def weights_of(rule: Estimator) -> Weights:
-    """How cells weigh in a law: the rules beside surface tell no variances, and their authors fit by ordinary least
-    squares."""
-    return "mixed" if rule.kind == "surface" else "equal"
+def _ways(rows: Targets, laws: Iterable[PowerLaw]) -> list[Rival]:
+    """What each law would be if bounds were dropped where they entered, or entered where they were dropped."""
+    others: dict[str, Edges] = {"drop": "censor", "censor": "drop", "keep": "drop"}
+    if rows.estimator.startswith("near-optimal"):
+        others["drop"] = "keep"
+    found = []
+    for law in laws:
+        if law.bounds:
+            way = others[law.edges]
+            found += _compared(replace(rows, edges=way), law, f"edges {way}")
+    return found
 
 
 def _rivals(
-    runs: Runs, rule: Estimator, over: Sequence[str], laws: Iterable[PowerLaw], optima: pd.DataFrame
+    runs: Runs, rule: Estimator, over: Sequence[str], edges: Edges | None, laws: Iterable[PowerLaw], optima: Optima
 ) -> list[Rival]:
     """What another estimator finds for each law, with its regressors; nothing where it finds none."""
     try:
-        rows = targets(runs, rule, over=over, found=optima if rule.kind == "surface" else None)
+        rows = targets(runs, rule, over=over, edges=edges, found=optima if rule.kind == "surface" else None)
     except InputError:
         return []
-    found = []
-    for law in laws:
-        with contextlib.suppress(InputError):
-            other = _law(rows, law.response, law.regressors, rule, 0, 0)
-            outside = tuple(name for name, exponent in other.exponents.items() if _excludes(law, name, exponent))
-            found.append(Rival(str(rule), law.response, other.coefficient, other.exponents, outside))
-    return found
+    return [rival for law in laws for rival in _compared(rows, law, str(rule))]
+
+
+def _compared(rows: Targets, law: PowerLaw, name: str) -> list[Rival]:
+    """A law of other rows beside a law; nothing where the rows give none, or the same."""
+    with contextlib.suppress(InputError):
+        other = fit_power_law(rows, law.response, law.regressors, draws=0, curved=False)
+        if name.startswith("edges") and other.edges == law.edges:
+            return []
+        outside = tuple(name for name, exponent in other.exponents.items() if _excludes(law, name, exponent))
+        return [Rival(name, law.response, other.coefficient, other.exponents, outside)]
+    return []
 
 
 def _excludes(law: PowerLaw, name: str, exponent: float) -> bool:
@@ -168,46 +204,47 @@ def _excludes(law: PowerLaw, name: str, exponent: float) -> bool:
     return limits.low is not None and limits.high is not None and not limits.low <= exponent <= limits.high
 
 
-def _penalty(optima: pd.DataFrame, *, joint: bool) -> Penalty | None:
+def _penalty(optima: Optima) -> Penalty | None:
     """Medians over the interior cells of the curvature relative to the fitted minimum."""
-    sound = optima[(optima["quality"] == "interior") & (optima["curvature"] > 0)]
-    if sound.empty:
+    sound = [cell for cell in optima.interior if cell.curvature > 0]
+    if not sound:
         return None
-    lr = sound["curvature"] / sound["loss"]
-    if not joint:
-        return Penalty(float(lr.median()), None, None, len(sound))
-    batch = sound["batch_curvature"] / sound["loss"]
-    scale = math.sqrt(float(lr.median()) * float(batch.median()))
-    return Penalty(float(lr.median()), float(batch.median()), float(sound["cross"].median()) * scale, len(sound))
+    lr = float(np.median([cell.curvature / cell.loss for cell in sound]))
+    surfaces = [(cell.surface, cell.loss) for cell in sound if cell.surface is not None]
+    if not surfaces:
+        return Penalty(lr, None, None, len(sound))
+    batch = float(np.median([float(surface.hessian[1, 1]) / loss for surface, loss in surfaces]))
+    mixed = float(np.median([surface.cross for surface, _ in surfaces])) * math.sqrt(lr * batch)
+    return Penalty(lr, batch, mixed, len(sound))
 
 
-def _edge(runs: Runs, optima: pd.DataFrame, *, joint: bool) -> Edge | None:
+def _edge(runs: Runs, optima: Optima) -> Edge | None:
     """Where runs begin to diverge above their optimum, from curves at fixed batches that saw both."""
-    curves = find_optima(runs, over=("lr",)) if joint else optima
-    telling = curves[(curves["quality"] == "interior") & (curves["diverged"] > 0)]
+    curves = locate(runs, over=("lr",)) if optima.joint else optima
+    telling = [(cell.stable, cell.lr.value) for cell in curves.cells if cell.lr is not None and cell.diverged > 0]
     if len(telling) < _TELLING:
         return None
-    gaps = np.log(telling["stable"].to_numpy(float) / telling["lr"].to_numpy(float))
+    gaps = np.log([stable / lr for stable, lr in telling])
     return Edge(float(gaps.mean()), float(gaps.std(ddof=1)), len(gaps))
 
 
-def _source(runs: Runs, rows: pd.DataFrame, optima: pd.DataFrame) -> dict[str, Any]:
+def _source(runs: Runs, rows: Targets, optima: Optima) -> dict[str, Any]:
     return {
         "name": runs.name,
         "fingerprint": runs.fingerprint,
         "runs": len(runs.frame),
-        "cells": len(optima),
-        "qualities": {str(name): int(count) for name, count in optima["quality"].value_counts().items()},
-        "left_out": rows.attrs.get("left_out", {}),
-        "noise": optima.attrs.get("noise", ""),
+        "cells": len(optima.cells),
+        "qualities": optima.qualities,
+        "left_out": dict(rows.left_out),
+        "noise": optima.noise,
     }
 
 
-def _notes(rows: pd.DataFrame, laws: dict[str, PowerLaw]) -> list[str]:
+def _notes(rows: Targets, laws: dict[str, PowerLaw]) -> list[str]:
     lines = [f"law of the {name}: {note}" for name, law in laws.items() for note in law.notes]
-    left = rows.attrs.get("left_out", {})
-    if left:
-        lines.append(f"cells without an optimum: {', '.join(f'{count} {name}' for name, count in left.items())}")
+    if rows.left_out:
+        told = ", ".join(f"{count} {name}" for name, count in rows.left_out.items())
+        lines.append(f"cells with neither an optimum nor a bound: {told}")
     return lines
 
 
@@ -233,4 +270,4 @@ def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
         source={"name": runs.name, "fingerprint": runs.fingerprint, "runs": len(runs.frame), "rows": len(rows)},
         notes=tuple(notes),
     )
-    return Fit(found, None, rows)
+    return Fit(found, None, None, rows)

@@ -6,6 +6,7 @@ the law, so that its distance to the line is its residual.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from matplotlib.figure import Figure
 
 from analysis.calculator import Fit
 from analysis.loss.law import LossLaw
-from analysis.power.fit import COLUMNS
 from analysis.power.law import PowerLaw
+from analysis.runs.optima import CellOptimum, Optima
 from analysis.runs.source import Runs
+from analysis.target import Target, Targets
 
 _MOST_CELLS = 60  # panels of one picture
 _COLUMNS = 6
@@ -33,11 +35,12 @@ def draw(found: Fit, runs: Runs, folder: Path) -> list[Path]:
     if found.optima is not None:
         figures["cells"] = cells(found.optima, runs.frame)
         for part in (found.law.lr, found.law.batch):
-            if part is not None and part.regressors:
+            if part is not None and part.regressors and found.rows is not None:
                 figures[f"law_{part.response}"] = power(part, found.rows)
                 figures[f"residuals_{part.response}"] = residuals(part, found.rows)
     if found.law.loss is not None:
-        figures["loss_residuals"] = loss_residuals(found.law.loss, found.rows)
+        assert found.runs is not None
+        figures["loss_residuals"] = loss_residuals(found.law.loss, found.runs)
         figures["loss_profile"] = profile(found.law.loss)
     paths = []
     for name, figure in figures.items():
@@ -46,36 +49,41 @@ def draw(found: Fit, runs: Runs, folder: Path) -> list[Path]:
     return paths
 
 
-def cells(optima: pd.DataFrame, frame: pd.DataFrame) -> Figure:
-    """Loss against rate in every cell, one line per batch, with the optimum and its 95 % interval."""
-    shown = optima.head(_MOST_CELLS).to_dict("records")
+def cells(optima: Optima, frame: pd.DataFrame) -> Figure:
+    """Loss against rate in every cell, one line per batch, with the optimum and its 95 % interval, or with its bound:
+    the side on which the optimum lies is shaded."""
+    shown = optima.cells[:_MOST_CELLS]
     figure, axes = _panels(len(shown))
-    joint = "log_covariance" in optima
-    for place, row in zip(axes, shown, strict=False):
-        keys = ["params", "tokens", *(["batch"] if "batch" in frame and not joint else [])]
-        same = np.logical_and.reduce([np.isclose(frame[key].to_numpy(float), row[key], rtol=1e-9) for key in keys])
+    for place, cell in zip(axes, shown, strict=False):
+        same = np.logical_and.reduce(
+            [np.isclose(frame[key].to_numpy(float), value, rtol=1e-9) for key, value in cell.at.items()]
+        )
         part = frame[same & (frame["status"] == "done")]
         for _, curve in part.groupby("batch") if "batch" in part else [(None, part)]:
             curve = curve.sort_values("lr")
             place.plot(curve["lr"], curve["loss"], ".-", lw=0.6, ms=2, color="tab:blue", alpha=0.5)
         least = part["loss"].min() if len(part) else math.nan
-        if row["quality"] == "interior":
-            place.axvspan(row["lr_low"], row["lr_high"], color="tab:orange", alpha=0.2)
-            place.plot([row["lr"]], [row["loss"]], "*", color="tab:red", ms=7)
+        if cell.lr is not None:
+            place.axvspan(cell.lr.low, cell.lr.high, color="tab:orange", alpha=0.2)
+            place.plot([cell.lr.value], [cell.loss], "*", color="tab:red", ms=7)
+        elif math.isfinite(cell.edge.bound):
+            rates = part["lr"].to_numpy(float)
+            end = rates.min() / 2 if cell.edge.lr == "low" else rates.max() * 2
+            place.axvspan(*sorted((cell.edge.bound, end)), color="tab:gray", alpha=0.3)
         if math.isfinite(least):
             place.set_ylim(least - 0.01 * least, least * 1.1)
         place.set_xscale("log", base=2)
-        place.set_title(_title(row, keys), fontsize=6)
+        place.set_title(_title(cell), fontsize=6)
         place.tick_params(labelsize=5)
-    if len(optima) > len(shown):
-        figure.suptitle(f"the first {len(shown)} of {len(optima)} cells", fontsize=7)
+    if len(optima.cells) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(optima.cells)} cells", fontsize=7)
     return figure
 
 
-def power(law: PowerLaw, rows: pd.DataFrame) -> Figure:
-    """The law against each regressor: its line, the confidence interval of its mean, the prediction interval."""
+def power(law: PowerLaw, rows: Targets) -> Figure:
+    """The law against each regressor: its line, the confidence interval of its mean, the prediction interval; optima as
+    points, bounds as triangles that show to the side of the optimum."""
     figure, axes = _panels(len(law.regressors), width=4.2, height=3.4)
-    points = _points(law, rows)
     centre = {name: math.exp(m) for name, m in zip(law.regressors, law.centre, strict=True)}
     for place, name in zip(axes, law.regressors, strict=False):
         low, high = next((low, high) for one, low, high in law.ranges if one == name)
@@ -90,23 +98,25 @@ def power(law: PowerLaw, rows: pd.DataFrame) -> Figure:
             ends = np.array([[getattr(one, first), getattr(one, last)] for one in found])
             if np.isfinite(ends).all() and (ends > 0).all():
                 place.fill_between(grid, ends[:, 0], ends[:, 1], color=color, alpha=alpha, label=label, lw=0)
-        line = np.array([law.predict(centre | {name: float(x)}).value for x in points[name]])
-        place.plot(points[name], line * np.exp(points["residual"]), ".", color="tab:red", ms=4, label="optima")
+        for drawn in marks(law, rows):
+            line = np.array([law.predict(centre | {name: float(x)}).value for x in drawn.at[name]])
+            place.plot(drawn.at[name], line * np.exp(drawn.residual), **drawn.style, label=drawn.label)
         place.set_xscale("log")
         place.set_yscale("log")
         place.set_xlabel(_WORDS[name])
         place.set_ylabel(_WORDS[law.response])
         place.grid(alpha=0.3)
-    axes[0].legend(fontsize=6)
+    axes[0].legend(fontsize=6, title=law.counts, title_fontsize=6)
     return figure
 
 
-def residuals(law: PowerLaw, rows: pd.DataFrame) -> Figure:
+def residuals(law: PowerLaw, rows: Targets) -> Figure:
     """Residuals of ln y against every regressor: a drift is a misfit that no interval tells."""
     figure, axes = _panels(len(law.regressors), width=4.2, height=3.0)
-    points = _points(law, rows)
     for place, name in zip(axes, law.regressors, strict=False):
-        _scatter(place, points[name], points["residual"], _WORDS[name], f"residual of ln {law.response}")
+        for drawn in marks(law, rows):
+            place.plot(drawn.at[name], drawn.residual, **drawn.style, label=drawn.label)
+        _framed(place, _WORDS[name], f"residual of ln {law.response}")
     return figure
 
 
@@ -138,17 +148,41 @@ def profile(law: LossLaw) -> Figure:
     return figure
 
 
-def _points(law: PowerLaw, rows: pd.DataFrame) -> Mapping[str, Any]:
-    """Regressors and residuals of the rows that took part."""
-    column = COLUMNS[law.response]
-    kept = rows[(rows["censored"] == "") & (rows[column] > 0)]
-    value = [law.predict({name: float(row[name]) for name in law.regressors}).value for _, row in kept.iterrows()]
-    logs = np.log(kept[column].to_numpy(float) / np.array(value))
-    return {name: kept[name].to_numpy(float) for name in law.regressors} | {"residual": logs}
+@dataclass(frozen=True)
+class Marks:
+    """Optima, or bounds of one side: regressors [C] by name, residuals of ln y, and how they are drawn."""
+
+    at: Mapping[str, np.ndarray]
+    residual: np.ndarray
+    style: Mapping[str, Any]
+    label: str
+
+
+def marks(law: PowerLaw, rows: Targets) -> list[Marks]:
+    """What the law is about, the bounds apart from the optima on whichever way they were taken."""
+    bounds = [] if law.edges == "keep" else rows.bounds(law.response)
+    parts: list[tuple[Sequence[Target], dict[str, Any], str]] = [
+        (rows.points(law.response), {"marker": ".", "color": "tab:red", "ms": 4}, "optima")
+    ]
+    for side, marker, words in (("low", "v", "optimum below"), ("high", "^", "optimum above")):
+        here = [row for row in bounds if (level := row.level(law.response)) is not None and level.censored == side]
+        parts.append((here, {"marker": marker, "color": "tab:gray", "ms": 4, "mfc": "none"}, words))
+    found = []
+    for here, style, words in parts:
+        at = {name: np.array([row.at[name] for row in here], float) for name in law.regressors}
+        levels = [level.value for row in here if (level := row.level(law.response)) is not None]
+        value = [law.predict({name: row.at[name] for name in law.regressors}).value for row in here]
+        if here:
+            found.append(Marks(at, np.log(np.array(levels) / np.array(value)), style | {"ls": ""}, words))
+    return found
 
 
 def _scatter(place: Axes, x: Any, y: Any, x_label: str, y_label: str) -> None:
     place.plot(x, y, ".", color="tab:red", ms=4)
+    _framed(place, x_label, y_label)
+
+
+def _framed(place: Axes, x_label: str, y_label: str) -> None:
     place.axhline(0, color="tab:blue", lw=0.8)
     place.set_xscale("log")
     place.set_xlabel(x_label)
@@ -167,6 +201,6 @@ def _panels(count: int, *, width: float = 1.9, height: float = 1.6) -> tuple[Fig
     return figure, axes
 
 
-def _title(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
+def _title(cell: CellOptimum) -> str:
     short = {"params": "N", "tokens": "D", "batch": "B"}
-    return " ".join(f"{short[key]} {row[key]:.3g}" for key in keys) + f"\n{row['quality']}"
+    return " ".join(f"{short[key]} {value:.3g}" for key, value in cell.at.items()) + f"\n{cell.quality}"

@@ -41,13 +41,13 @@ LITERATURE: tuple[dict[str, Any], ...] = (
     {"exponent": -0.32, "batch": "fixed", "what": "Bjorck et al.", "source": "arXiv 2409.19913"},
     {"exponent": 0.307, "batch": "best", "what": "Step Law", "source": "arXiv 2503.04715"},
     {
-        "exponent": 0.046,
+        "exponent": 0.03,
         "batch": "fixed",
         "what": "a refit of Step Law's published runs",
         "source": "github.com/step-law/steplaw",
     },
     {
-        "exponent": -0.111,
+        "exponent": -0.28,
         "batch": "fixed",
         "what": "a refit of OpenEuroLLM's published runs",
         "source": "github.com/OpenEuroLLM/dense_english_scaling_laws",

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.loss.law import LossLaw
+from analysis.power.law import SCHEMA as POWER_SCHEMA
 from analysis.power.law import PowerLaw
 from lab.check import InputError, require
 
 Kind = Literal["lr", "batch", "lr+batch", "loss"]
 KINDS: tuple[Kind, ...] = ("lr", "batch", "lr+batch", "loss")
-FORMAT, VERSION = "lr-scaling-lab law", 1
+FORMAT, VERSION = "lr-scaling-lab law", 2
 UNITS = {
     "lr": "peak learning rate",
     "batch": "tokens per update",
@@ -74,7 +75,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Rival:
-    """What another estimator says of the same runs."""
+    """What another estimator says of the same runs, or the other way of taking optima at an edge (`edges drop`)."""
 
     estimator: str
     response: str
@@ -82,11 +83,19 @@ class Rival:
     exponents: Mapping[str, float]
     outside: tuple[str, ...]
 
+    @property
+    def words(self) -> str:
+        """Its name in a sentence."""
+        if self.estimator == "edges keep":
+            return "keeping the runs of cells at an edge"
+        return f"--{self.estimator}" if self.estimator.startswith("edges ") else f"the estimator {self.estimator}"
+
 
 @dataclass(frozen=True)
 class Law:
     """A fitted law of the best learning rate, the best batch, or the loss.
 
+    The parts `lr` and `batch` say how many optima and bounds they are about, and what became of the bounds.
     `conditions` are what all runs hold fixed, and `fixed` sizes, tokens or batch of which they have one value only;
     `source` says where they come from: name, fingerprint, runs, cells and what was left out. `rivals` are other
     estimators' laws; their `outside` names the exponents that lie beyond this law's interval, so where the choice
@@ -142,6 +151,10 @@ def power_summary(law: PowerLaw) -> dict[str, Any]:
         "exponents": law.exponents,
         "ci": {name: [one.low, one.high] for name, one in limits.items()},
         "optimistic_ci": {name: one.optimistic and list(one.optimistic) for name, one in limits.items()},
+        "optima": law.cells,
+        "bounds": law.bounds,
+        "edges": law.edges,
+        "counts": law.counts,
         "cells": law.cells,
         "sizes": law.sizes,
         "ranges": {name: [low, high] for name, low, high in law.ranges},
@@ -162,14 +175,16 @@ def loss_summary(law: LossLaw) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any], where: str) -> Law:
-    """The law that `Law.to_dict` gave.
+    """The law that `Law.to_dict` gave, or one of version 1 into which no optimum at an edge of its grid went.
 
     Raises:
         InputError: the data are no law, of another version, or damaged.
     """
     require(data.get("format") == FORMAT, f"{where} is no law: make one with lrlab fit SOURCE --law lr --out {where}")
-    require(data.get("version") == VERSION, f"{where} has version {data.get('version')}, not {VERSION}: fit it again")
+    version = data.get("version")
+    require(version in (1, VERSION), f"{where} has version {version}, not {VERSION}: fit it again")
     try:
+        data = _renewed(data, where) if version == 1 else data
         return Law(
             name=data["name"],
             kind=data["law"],
@@ -187,6 +202,32 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where} is damaged ({type(error).__name__}: {error}): fit it again") from error
+
+
+def _renewed(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A law of version 1, which lrlab 0.1.0 wrote, in this version.
+
+    It took optima at an edge of their grid for exact, so it stands only where it had none.
+
+    Raises:
+        InputError: more cells went into it than have their optimum inside.
+    """
+    found = dict(data)
+    for name in ("lr", "batch"):
+        if name not in data:
+            continue
+        part = dict(data[name]["fit"])
+        kept = data["estimator"].startswith("near-optimal")
+        interior = data["source"]["qualities"].get("interior", 0)
+        exact = kept or (data["estimator"] == "surface" and part["cells"] <= interior)
+        require(
+            exact,
+            f"{where} was written by lrlab 0.1.0, which took optima at an edge of their grid for exact "
+            f"({part['cells']} cells, {interior} optima inside): fit it again",
+        )
+        part |= {"schema": POWER_SCHEMA, "bounds": 0, "edges": "keep" if kept else "drop"}
+        found[name] = dict(data[name]) | {"fit": part}
+    return found
 
 
 def read(path: Path) -> Law:

@@ -45,7 +45,8 @@ class Prediction:
     `lr` and `batch_tokens` come with the limits of the 95 % prediction interval (`_low`, `_high`) and those of the
     law's mean (`_mean`); `loss` likewise.  `regret` is the expected loss above the best setting, as a share of it, and
     `diverge` the probability that the rate diverges.  `beyond` says how many times outside the fitted range each input
-    lies, `recipe` which settings the runs behind the law had, `conditions` what else they share.
+    lies, `recipe` which settings the runs behind the law had, `conditions` what else they share.  `fitted` counts the
+    optima and bounds behind the law of the rate and of the batch.
     """
 
     law: str
@@ -66,6 +67,7 @@ class Prediction:
     beyond: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    fitted: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -157,6 +159,7 @@ def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
         beyond=beyond,
         recipe=recipe,
         conditions={name: value for name, value in law.conditions.items() if name not in recipe},
+        fitted={part.response: part.counts for part in (law.lr, law.batch) if part is not None},
         warnings=_warnings(law, found, beyond, recipe),
     )
 
@@ -236,7 +239,7 @@ def _warnings(
     for rival in law.rivals:
         if rival.outside:
             words = ", ".join(rival.outside)
-            lines.append(f"the estimator {rival.estimator} puts the {rival.response}'s exponent of {words} elsewhere")
+            lines.append(f"{rival.words} puts the {rival.response}'s exponent of {words} elsewhere")
     if found.get("lr") is not None and not recipe:
         lines.append("the source does not tell schedule, warm-up or weight decay: keep those of its runs")
     return tuple(lines)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--estimator", default="surface", help="surface (default), near-optimal:0.25%% or argmin: what an optimum is"
     )
+    shared.add_edges(parser)
     parser.add_argument(
         "--batch-rule", metavar="RULE", help="best: the rate along the best batch; fixed: the rate at a given batch"
     )
@@ -75,6 +77,7 @@ def _fit(options: argparse.Namespace) -> int:
         runs,
         options.law,
         estimator=options.estimator,
+        edges=shared.edges(options.edges),
         batch_rule=options.batch_rule,
         batch_regressors=_names(options.batch_regressors),
         window=_window(options.window),
@@ -104,7 +107,7 @@ def cells_of(found: "Fit") -> list[dict[str, Any]]:
     """Every cell's optimum as plain data, null where a number is not known; batches in tokens."""
     if found.optima is None:
         return []
-    return json.loads(found.optima.to_json(orient="records", double_precision=15))
+    return json.loads(found.optima.frame().to_json(orient="records", double_precision=15))
 
 
 def _window(text: str) -> float | None:
@@ -130,7 +133,7 @@ def _names(text: str | None) -> list[str] | None:
 def described(found: "Fit") -> str:
     """A fit in lines: the law, what other estimators say, the cells, and every note."""
     law = found.law
-    parts = [f"{law.name}: law of {law.kind}, estimator {law.estimator}"]
+    parts = [f"{law.name}: law of {law.kind}, estimator {law.estimator}{_counts(law)}"]
     parts += [_power(part, law) for part in (law.lr, law.batch) if part is not None]
     if law.loss is not None:
         parts.append(_loss(law.loss))
@@ -144,19 +147,23 @@ def described(found: "Fit") -> str:
     return "\n".join(parts)
 
 
+def _counts(law: "Law") -> str:
+    """Optima and bounds behind a law, of the rate and the batch apart where they differ."""
+    counts = {part.response: part.counts for part in (law.lr, law.batch) if part is not None}
+    if len(set(counts.values())) < 2:
+        return "".join(f"; {told}" for told in set(counts.values()))
+    return "".join(f"; {name} {told}" for name, told in counts.items())
+
+
 def judged(found: "Fit") -> str:
     """The law and its rivals on sizes that they have not seen, in lines."""
-    from analysis.calculator import weights_of
-    from analysis.power.holdout import leave_one_size_out
-    from analysis.runs.target import parse_estimator
     from sweeps.column import aligned
 
-    lines = ["\none size left out at a time (octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"]
-    for part in (found.law.lr, found.law.batch):
-        if part is None:
-            continue
-        weights = weights_of(parse_estimator(found.law.estimator))
-        summary = leave_one_size_out(found.rows, part.response, part.regressors, weights=weights).summary
+    parts = [part for part in (found.law.lr, found.law.batch) if part is not None]
+    words = "(octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"
+    lines = [f"\none size left out at a time{_counts(found.law)} {words}"]
+    for part in parts:
+        summary = found.judge(part).summary
         header = [part.response, "rms error", "covered", "at the largest", "width", "score", "ratio"]
         names = ("rms_log2", "coverage", "coverage_largest", "width", "winkler", "ratio")
         rows = [
@@ -179,7 +186,7 @@ def _power(part: "PowerLaw", law: "Law") -> str:
         one = part.interval(name)
         rows.append([name, f"{one.value:+.4f}", _limits(one.low, one.high), _limits(*(one.optimistic or (None, None)))])
         rows[-1] += [f"{rival.exponents[name]:+.4f}" if name in rival.exponents else "-" for rival in rivals]
-    lines = [f"\n{what} = {formula}    ({counted(part.cells, 'cell')} of {counted(part.sizes, 'size')})"]
+    lines = [f"\n{what} = {formula}    ({part.counts}; {counted(part.sizes, 'size')})"]
     lines += aligned([[*header, *(rival.estimator for rival in rivals)], *rows]) if rows else []
     lines.append(f"scatter about the law: {part.between:.3f} between sizes, {part.within:.3f} within, in ln")
     if part.curvature is not None:
@@ -188,8 +195,8 @@ def _power(part: "PowerLaw", law: "Law") -> str:
             f"{part.curvature.high:+.3f})"
         )
     lines += [
-        f"warning: the estimator {rival.estimator} puts the exponent of {', '.join(rival.outside)} outside the "
-        "interval: the choice matters more than the interval tells"
+        f"warning: {rival.words} puts the exponent of {', '.join(rival.outside)} outside the interval: the choice "
+        "matters more than the interval tells"
         for rival in rivals
         if rival.outside
     ]
@@ -218,22 +225,24 @@ def _cells(found: "Fit") -> str:
     from sweeps.column import aligned
 
     assert found.optima is not None
-    joint = "log_covariance" in found.optima
-    has_batch = "batch" in found.optima
+    joint = found.optima.joint
+    has_batch = joint or any("batch" in cell.at for cell in found.optima.cells)
     header = ["params", "tokens", *(["batch"] if has_batch else []), "optimum lr", "95 % interval", "loss", "quality"]
     rows = []
-    for row in found.optima.to_dict("records"):
-        interior = row["quality"] == "interior"
-        batch = row.get("batch") if not joint or interior else row["argmin_batch"]
+    for cell in found.optima.cells:
+        best_lr, best_batch, least = cell.argmin
+        batch = cell.at.get("batch", best_batch if cell.batch is None else cell.batch.value)
+        side = {"low": "below", "high": "above"}.get(cell.edge.lr, "")
+        bound = f"{side} {cell.edge.bound:.4g}; " if side and math.isfinite(cell.edge.bound) else ""
         rows.append(
             [
-                f"{row['params']:.6g}",
-                f"{row['tokens']:.6g}",
+                f"{cell.at['params']:.6g}",
+                f"{cell.at['tokens']:.6g}",
                 *([f"{batch:.6g}"] if has_batch else []),
-                f"{row['lr']:.4g}" if interior else f"best run {row['argmin_lr']:.4g}",
-                f"{row['lr_low']:.3g} .. {row['lr_high']:.3g}" if interior else "-",
-                f"{row['loss'] if interior else row['argmin_loss']:.4f}",
-                row["quality"],
+                f"{bound}best run {best_lr:.4g}" if cell.lr is None else f"{cell.lr.value:.4g}",
+                "-" if cell.lr is None else f"{cell.lr.low:.3g} .. {cell.lr.high:.3g}",
+                f"{least if cell.lr is None else cell.loss:.4f}",
+                cell.quality,
             ]
         )
     return "\n".join(["", *aligned([header, *rows], left=0)])

@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.check import nearest, require
+
+if TYPE_CHECKING:
+    from analysis.edges import Edges
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,33 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def add_where(parser: argparse.ArgumentParser) -> None:
     """The option that takes a part of the runs."""
     parser.add_argument("--where", metavar="NAME=VALUE", action="append", help="only runs of which this holds")
+
+
+def add_edges(parser: argparse.ArgumentParser) -> None:
+    """The option that says what becomes of optima at an edge of their grid."""
+    from analysis.edges import DEFAULT
+
+    parser.add_argument(
+        "--edges",
+        metavar="WAY",
+        help="cells whose best rate is at an edge of their grid: drop (left out) or censor (entered as bounds); "
+        f"default {DEFAULT}",
+    )
+
+
+def edges(text: str | None) -> "Edges | None":
+    """The way that `--edges` names.
+
+    Raises:
+        InputError: none of them.
+    """
+    from analysis.edges import EDGES
+
+    if text is None:
+        return None
+    ways: dict[str, Edges] = {way: way for way in EDGES}
+    require(text in ways, f"--edges {text} is not one of {', '.join(ways)}{nearest(text, list(ways))}")
+    return ways[text]
 
 
 def columns(text: str | None) -> dict[str, str] | None:

@@ -47,6 +47,10 @@ def text(found: "Prediction") -> str:
     """A prediction in lines."""
     at = ", ".join(f"{name} {value:.6g}" for name, value in found.inputs.items())
     lines = [f"{found.law} at {at}"]
+    told = list(dict.fromkeys(found.fitted.values()))
+    if told:
+        parts = told if len(told) == 1 else [f"{name} {counts}" for name, counts in found.fitted.items()]
+        lines.append(f"fitted to      {'; '.join(parts)}")
     if found.lr is not None:
         lines.append(f"learning rate  {found.lr:.4g}{_limits(found.lr_low, found.lr_high)}")
     if found.batch_tokens is not None:

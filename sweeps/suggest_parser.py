@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from lab.check import InputError, require
 from sweeps import options as shared
 
 if TYPE_CHECKING:
+    from analysis.calculator import Fit
     from analysis.drift import Cell
+    from analysis.edges import Edges
     from analysis.power.law import PowerLaw
     from analysis.results import Results
     from analysis.runs.source import Runs
@@ -36,6 +39,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--batch", metavar="B", type=float, help="its tokens per update (default: that of the sweep)")
     parser.add_argument("--cells", metavar="N", type=int, default=3, help="new cells to suggest (default 3)")
     shared.add_where(parser)
+    shared.add_edges(parser)
     parser.add_argument("--out", metavar="FILE.json", type=Path, help="write the runs there, for lrlab sweep")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -47,6 +51,7 @@ def _suggest(options: argparse.Namespace) -> int:
     from analysis.suggestion import repairs
 
     require(options.cells >= 0, f"--cells {options.cells} is below 0")
+    shared.edges(options.edges)
     out: Path | None = options.out
     require(out is None or out.suffix == ".json", f"--out {out} does not end in .json: name it so for lrlab sweep")
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
@@ -80,25 +85,33 @@ def _new_cells(
     options: argparse.Namespace, found: "Results", cells: "Sequence[Cell]", runs: "Runs"
 ) -> "tuple[list[Suggestion], list[str]]":
     """Cells beyond the sweep by what they are worth to a law at the target, and what stands in the way of one."""
-    from analysis import calculator
     from analysis.suggestion import chosen
 
     try:
-        fit = calculator.fit(runs, "lr", batch_rule="fixed", draws=0)
+        fit = narrowed(runs, shared.edges(options.edges))
     except InputError as error:
         return [], [f"no law to narrow yet: {error}"]
     law = fit.law.lr
     assert law is not None
     target = _target(options, law)
     missing = [f"{name} {value:.6g}" for name, value in fit.law.fixed.items() if _differs(options, name, value)]
-    notes = [f"all runs have {one}: a sweep over it has to come first" for one in missing]
+    formula = " ".join([f"{law.coefficient:.4g}", *(f"{name}^{b:.4f}" for name, b in law.exponents.items())])
+    notes = [f"the law that is narrowed: lr = {formula} ({law.counts})"]
+    notes += [f"all runs have {one}: a sweep over it has to come first" for one in missing]
     if not law.nodes:
         notes.append("the runs bound no prediction yet: the cheapest new sizes come first")
     assert fit.optima is not None
-    interior = fit.optima[fit.optima["quality"] == "interior"]
-    error = float((interior["lr_sd"] ** 2).median()) if len(interior) else 0.0
+    errors = [cell.lr.sd**2 for cell in fit.optima.cells if cell.lr is not None]
+    error = statistics.median(errors) if errors else 0.0
     places = list(_places(options, found, cells, law))
     return chosen(law, places, target, count=options.cells, error=error, grid=_RATIOS), notes
+
+
+def narrowed(runs: "Runs", edges: "Edges | None") -> "Fit":
+    """The law that new cells are judged by: what `lrlab fit --law lr --batch-rule fixed` writes, without its draws."""
+    from analysis import calculator
+
+    return calculator.fit(runs, "lr", batch_rule="fixed", edges=edges, draws=0)
 
 
 def _target(options: argparse.Namespace, law: "PowerLaw") -> dict[str, float]:

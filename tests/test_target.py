@@ -60,35 +60,40 @@ def test_rows_near_the_optimum(
     steplaw: Runs, repository: Runs, threshold: str, of_train: int, of_repository: int
 ) -> None:
     estimator = f"near-optimal:{threshold}%"
-    assert len(targets(steplaw, estimator)) == of_train
-    assert len(targets(repository, estimator)) == of_repository
+    assert len(targets(steplaw, estimator).rows) == of_train
+    assert len(targets(repository, estimator).rows) == of_repository
 
 
 def test_the_law_of_the_rows_near_the_optimum(steplaw: Runs) -> None:
-    rows = targets(steplaw, "near-optimal:0.25%")
+    found = targets(steplaw, "near-optimal:0.25%")
+    rows = found.frame()
     assert ols(rows, "lr", "params", "tokens") == pytest.approx([0.461514, -0.708148, 0.308788], abs=1e-5)
     assert ols(rows, "best_batch", "tokens") == pytest.approx([-0.775343, 0.581157], abs=1e-5)
-    assert rows.attrs["estimator"] == "near-optimal:0.25%"
+    assert found.estimator == "near-optimal:0.25%"
     assert (rows["lr_variance"] == 0).all()
-    assert (rows["censored"] == "").all()
+    # Three of these runs belong to a cell at an edge; the rule's authors keep them, and so does the law.
+    assert found.edges == "keep"
+    assert len(found.points()) == 231
+    assert len(found.bounds()) == 3
 
 
 def test_the_estimator_changes_the_law(steplaw: Runs) -> None:
     """On the same 41 cells: exponents of D .249 by surfaces, .309 by the rows within 0.25 %, .379 by the best runs."""
-    surfaces, best = targets(steplaw), targets(steplaw, "argmin")
+    found = targets(steplaw)
+    surfaces, best = found.frame(), targets(steplaw, "argmin").frame()
     law = ols(surfaces, "lr", "params", "tokens")
     assert (math.exp(law[0]), *law[1:]) == pytest.approx((2.35572, -0.668717, 0.249199), rel=1e-5)
     batch = ols(surfaces, "best_batch", "tokens")
     assert (math.exp(batch[0]), batch[1]) == pytest.approx((2.08470, 0.513846), rel=1e-5)
     assert ols(surfaces, "best_batch", "params", "tokens")[1:] == pytest.approx([-0.0905, 0.5273], abs=1e-4)
     assert len(surfaces) == 40
-    assert surfaces.attrs["left_out"] == {"edge": 1}
+    assert found.left_out == {"edge": 1}
     assert len(best) == 41
     assert ols(best, "lr", "params", "tokens") == pytest.approx([math.log(1.625), -0.7874, 0.3791], abs=5e-4)
 
 
 def test_the_law_of_openeurollm(openeurollm: Runs) -> None:
-    rows = targets(openeurollm, window=None)
+    rows = targets(openeurollm, window=None).frame()
     rows = rows[rows["params"] < 1.7e9]
     assert len(rows) == 45
     assert ols(rows, "lr", "params", "tokens") == pytest.approx([-0.990488, -0.417054, 0.0862034], abs=1e-5)
@@ -98,7 +103,7 @@ def test_the_law_of_openeurollm(openeurollm: Runs) -> None:
 
 def test_tokens_or_sequences_move_the_constant_only(steplaw: Runs) -> None:
     frame = steplaw.frame.assign(batch=steplaw.frame["batch"] / 2048)
-    here, there = targets(steplaw), targets(frame)
+    here, there = targets(steplaw).frame(), targets(frame).frame()
     first, second = ols(here, "best_batch", "params", "tokens"), ols(there, "best_batch", "params", "tokens")
     assert second[0] == pytest.approx(first[0] - math.log(2048), abs=1e-9)
     np.testing.assert_allclose(second[1:], first[1:], atol=1e-10)
@@ -193,7 +198,7 @@ def test_planted_optima_over_both_axes_and_at_each_batch() -> None:
     assert np.log2(joint["lr"].to_numpy(float)) == pytest.approx(-9.3, abs=1e-9)
     assert np.log2(joint["batch"].to_numpy(float)) == pytest.approx(18.4, abs=1e-9)
     assert joint["loss"].to_numpy() == pytest.approx(2.5, abs=1e-10)
-    each = targets(cells(), over=("lr",))
+    each = targets(cells(), over=("lr",)).frame()
     assert {"batch", "lr", "lr_variance"} <= set(each)
     assert "best_batch" not in each
     valley = -9.3 + 0.2 * (np.log2(each["batch"].to_numpy(float)) - 18.4)
@@ -221,22 +226,44 @@ def test_cells_on_an_edge_are_censored_dropped_or_kept(at: float, side: str) -> 
     frame = pd.concat([cells(), cells(at=at, sizes=1).assign(params=5e9)], ignore_index=True)
     for over in (BOTH, ("lr",)):
         rows = targets(frame, over=over)
-        told = rows[rows["censored"] != ""]
-        assert set(told["params"]) == {5e9}
-        assert set(told["censored"]) == {side}
+        bounds = rows.bounds()
+        assert {row.at["params"] for row in bounds} == {5e9}
+        levels = [row.lr for row in bounds if row.lr is not None]
+        assert {level.censored for level in levels} == {side}
         # Of a parabola the optimum may still lie between the edge and halfway to its neighbour.
         bound = 2.0**-12.75 if side == "low" else 2.0**-7.25
-        assert told["lr"].to_numpy() == pytest.approx(bound, rel=1e-3)
+        assert [level.value for level in levels] == pytest.approx([bound] * len(levels), rel=1e-3)
+        assert all(row.batch is None for row in bounds)
         dropped = targets(frame, over=over, edges="drop")
-        assert 5e9 not in set(dropped["params"])
-        assert sum(dropped.attrs["left_out"].values()) == (1 if over == BOTH else 5)
-    best = targets(frame, "argmin")
+        assert 5e9 not in {row.at["params"] for row in dropped.points()}
+        assert len(dropped.bounds()) == (1 if over == BOTH else 5)
+    found = targets(frame, "argmin")
+    best = found.frame()
     assert best["censored"].tolist() == ["", "", side]
     assert best["lr"].iloc[2] == pytest.approx(2.0**-13 if side == "low" else 2.0**-7)
     assert math.isnan(best["best_batch"].iloc[2])
-    assert targets(frame, "argmin", edges="keep")["censored"].tolist() == ["", "", ""]
-    assert len(targets(frame, "argmin", edges="drop")) == 2
-    assert (targets(frame, "near-optimal:0.5%")["censored"] == "").all()
+    assert len(targets(frame, "argmin", edges="keep").points()) == 3
+    assert len(targets(frame, "argmin", edges="drop").points()) == len(found.points()) == 2
+    near = targets(frame, "near-optimal:0.5%")
+    assert near.points() == near.rows
+    assert {row.at["params"] for row in near.bounds()} == {5e9}
+    assert 5e9 not in {row.at["params"] for row in targets(frame, "near-optimal:0.5%", edges="drop").points()}
+
+
+def test_a_run_is_no_bound_and_a_surface_keeps_none() -> None:
+    with pytest.raises(InputError, match="a run is no bound: use edges=drop"):
+        targets(cells(), "near-optimal:0.5%", edges="censor")
+    with pytest.raises(InputError, match="no optimum to keep"):
+        targets(cells(), edges="keep")
+
+
+def test_no_bound_of_the_rate_where_the_batch_is_at_an_edge_too() -> None:
+    """Another batch would move the rate: the cell has neither an optimum nor a bound."""
+    frame = cells(at=-14.5, sizes=1)
+    frame = pd.concat([cells(), frame[frame["batch"] <= 2.0**18].assign(params=5e9)], ignore_index=True)
+    rows = targets(frame, over=BOTH)
+    assert len(rows.bounds()) == 0
+    assert sum(rows.left_out.values()) == 1
 
 
 def test_an_optimum_below_diverged_rates_is_no_edge() -> None:

@@ -1,8 +1,8 @@
-"""The cells of a power law: which rows of a table can be fitted, and which regressors they can tell apart.
+"""The cells of a power law: which rows can be fitted, and which regressors they can tell apart.
 
-Rows whose optimum is at an edge of its grid, or missing, are left out and counted in `notes`.  A regressor of one
-value has no exponent; regressors that move together (one tokens-per-parameter ratio) have none of their own, which the
-condition number of their standardised columns tells (Belsley, Kuh and Welsch 1980).
+Rows without a value are left out and counted in `notes`.  A regressor of one value has no exponent; regressors that
+move together (one tokens-per-parameter ratio) have none of their own, which the condition number of their standardised
+columns tells (Belsley, Kuh and Welsch 1980).
 """
 
 import math
@@ -10,59 +10,106 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
+from analysis.target import UNKNOWN_SIDE, Target, Targets
 from lab.check import nearest, require
 
-COLUMNS = {"lr": "lr", "batch": "best_batch"}  # the column of each response
 _COLLINEAR = 300.0  # condition number of standardised regressors above which they are one
 _SUSPECT = 30.0  # and above which their exponents depend on each other
 _HUBER_ROUNDS = 1000
+_SIGNS = {"": 0, "low": -1, "high": 1}
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What a law is fitted to: logs of the response [C] and of the regressors [C, I], known variances, sizes."""
+    """What a law is fitted to: logs of the response [C] and of the regressors [C, I], known variances, sizes.
+
+    `side_C` is 0 for an optimum, -1 where the optimum lies below y and 1 where above.
+    """
 
     y_C: np.ndarray
     logs_CI: np.ndarray
     variance_C: np.ndarray
     group_C: np.ndarray
+    side_C: np.ndarray
     regressors: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def points(self) -> "Cells":
+        """The cells with an optimum, their sizes numbered anew."""
+        here = self.side_C == 0
+        group_H = np.unique(self.group_C[here], return_inverse=True)[1]
+        return replace(
+            self,
+            y_C=self.y_C[here],
+            logs_CI=self.logs_CI[here],
+            variance_C=self.variance_C[here],
+            group_C=group_H,
+            side_C=self.side_C[here],
+        )
 
-def gather(frame: pd.DataFrame, response: str, regressors: Sequence[str], variance: str | None, cluster: str) -> Cells:
-    """Rows that can be fitted, in logs, with notes on the others."""
-    column = COLUMNS[response]
-    for name in (column, cluster, *regressors, *([variance] if variance else [])):
-        known = f"it has {', '.join(map(str, frame.columns))}"
-        close = nearest(name, [str(other) for other in frame.columns])
-        require(name in frame.columns, f"no column {name} for the law of {response}: {known}{close}")
+    def of(self, regressors: Sequence[str]) -> "Cells":
+        """The cells with some of the regressors."""
+        places = [self.regressors.index(name) for name in regressors]
+        return replace(self, logs_CI=self.logs_CI[:, places], regressors=tuple(regressors))
+
+
+def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: str) -> Cells:
+    """Optima and bounds in logs, with notes on rows that are neither.
+
+    A bound has the usual error of an optimum, the median of the known ones.
+
+    Raises:
+        InputError: a regressor that no row has, or no optimum.
+    """
+    for name in (cluster, *regressors):
+        known = list(dict.fromkeys(name for row in targets.rows for name in row.at))
+        told = f"the rows have {', '.join(known)}{nearest(name, known)}"
+        require(targets.has(name) or not targets.rows, f"no regressor {name} for the law of {response}: {told}")
     require(len(set(regressors)) == len(regressors), f"regressors={', '.join(regressors)} name one twice")
-    notes = []
-    if "censored" in frame.columns:
-        edge = frame["censored"].eq(True).to_numpy(bool)
-        if edge.any():
-            notes.append(f"{int(edge.sum())} of {len(frame)} cells left out: their optimum is at an edge of the grid")
-        frame = frame.loc[~edge]
-    numbers = frame[[column, *regressors]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    sound = np.isfinite(numbers).all(axis=1) & (numbers > 0).all(axis=1)
-    if not sound.all():
-        notes.append(f"{int((~sound).sum())} cells left out: a value is missing or not above 0")
-    require(bool(sound.any()), f"no cell has an optimum for the law of {response}: {'; '.join(notes) or 'no rows'}")
-    frame, logs = frame.iloc[np.flatnonzero(sound)], np.log(numbers[sound])
-    name = variance or f"{response}_variance"
-    errors = np.zeros(len(frame))
-    if name in frame.columns:
-        errors = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
-        known = np.isfinite(errors) & (errors >= 0)
-        if not known.all():
-            worst = float(errors[known].max()) if known.any() else 0.0
-            notes.append(f"{int((~known).sum())} cells have no {name}: the largest known, {worst:.3g}, stands for it")
-            errors = np.where(known, errors, worst)
-    group = np.unique(frame[cluster].to_numpy(), return_inverse=True)[1]
-    return Cells(logs[:, 0], logs[:, 1:], errors, group, tuple(regressors), tuple(notes))
+    notes, total = [], len(targets.rows)
+    unknown = targets.left_out.get(UNKNOWN_SIDE, 0)
+    points, bounds = targets.points(response), targets.bounds(response) if targets.edges != "keep" else ()
+    rows = [row for row in (*points, *bounds) if _placed(row, cluster, regressors)]
+    # In an order of their own: values drawn for bounds must not depend on how a table is sorted.
+    rows.sort(key=lambda row: _order(row, response, (cluster, *regressors)))
+    if unknown:
+        notes.append(f"{unknown} of {total} cells left out: their optimum is at an edge of the grid")
+    lost = sum(row.level(response) is not None for row in targets.rows) - len(rows)
+    if lost:
+        notes.append(f"{lost} cells left out: a value is missing or not above 0")
+    levels = [level for level in (row.level(response) for row in rows) if level is not None]
+    kept = targets.edges == "keep"
+    side_C = np.array([0 if kept else _SIGNS[level.censored] for level in levels], int)
+    missing = "; ".join(notes) or (f"{len(bounds)} bounds, no optimum" if bounds else "no rows")
+    require(bool((side_C == 0).any()), f"no cell has an optimum for the law of {response}: {missing}")
+    at_CI = np.log(np.array([[row.at[name] for name in regressors] for row in rows], float).reshape(len(rows), -1))
+    variance_C = np.array([level.variance for level in levels], float)
+    error_C = variance_C[side_C == 0]
+    known_C = np.isfinite(error_C) & (error_C >= 0)
+    if not known_C.all():
+        worst = float(error_C[known_C].max()) if known_C.any() else 0.0
+        notes.append(
+            f"{int((~known_C).sum())} cells have no {response}_variance: the largest known, {worst:.3g}, stands for it"
+        )
+        error_C = np.where(known_C, error_C, worst)
+    variance_C[side_C == 0], variance_C[side_C != 0] = error_C, float(np.median(error_C))
+    group_C = np.unique([row.at[cluster] for row in rows], return_inverse=True)[1]
+    y_C = np.log([level.value for level in levels])
+    return Cells(y_C, at_CI, variance_C, group_C, side_C, tuple(regressors), tuple(notes))
+
+
+def _order(row: Target, response: str, names: Sequence[str]) -> tuple[float | str, ...]:
+    level = row.level(response)
+    own = () if level is None else (level.censored, level.value, level.variance if level.variance >= 0 else -1.0)
+    return (*(row.at[name] for name in names), *own)
+
+
+def _placed(row: Target, cluster: str, names: Sequence[str]) -> bool:
+    """Whether a row has every regressor, above 0, and its cluster, whatever number that is."""
+    at = [row.at.get(name, math.nan) for name in names]
+    return all(math.isfinite(value) and value > 0 for value in at) and math.isfinite(row.at.get(cluster, math.nan))
 
 
 def identified(cells: Cells) -> tuple[Cells, float]:
@@ -102,36 +149,40 @@ def _condition(logs_CI: np.ndarray) -> float:
 
 
 def tempered(cells: Cells, bound: float) -> Cells:
-    """The cells with residuals beyond `bound` robust standard deviations pulled in to that.
+    """The cells with residuals of optima beyond `bound` robust standard deviations pulled in to that.
 
     The scale is 1.4826 times the median absolute residual.  Least squares of the pulled-in values is Huber's estimate,
     by iteration (Huber 1981, section 7.8: modified residuals).
     """
-    design = np.column_stack([np.ones(len(cells.y_C)), cells.logs_CI - cells.logs_CI.mean(axis=0)])
-    pulled = cells.y_C
+    here = cells.side_C == 0
+    y_H, logs_HI = cells.y_C[here], cells.logs_CI[here]
+    design = np.column_stack([np.ones(len(y_H)), logs_HI - logs_HI.mean(axis=0)])
+    pulled = y_H
     for _ in range(_HUBER_ROUNDS):
         fitted = design @ np.linalg.lstsq(design, pulled, rcond=None)[0]
-        residual = cells.y_C - fitted
+        residual = y_H - fitted
         limit = bound * 1.4826 * float(np.median(np.abs(residual)))
         moved = fitted + np.clip(residual, -limit, limit)
         step, pulled = float(np.abs(moved - pulled).max()), moved
         if step < 1e-10:
             break
-    count = int((np.abs(pulled - cells.y_C) > 1e-9).sum())
+    count = int((np.abs(pulled - y_H) > 1e-9).sum())
     notes = (*cells.notes, f"Huber {bound:g}: {count} of {len(pulled)} cells pulled in") if count else cells.notes
-    return replace(cells, y_C=pulled, notes=notes)
+    y_C = cells.y_C.copy()
+    y_C[here] = pulled
+    return replace(cells, y_C=y_C, notes=notes)
 
 
-def ranges(frame: pd.DataFrame, cells: Cells) -> tuple[tuple[str, float, float], ...]:
-    """Least and largest value of each regressor, and of params and tokens where the frame has them."""
+def ranges(targets: Targets, cells: Cells) -> tuple[tuple[str, float, float], ...]:
+    """Least and largest value of each regressor, and of params and tokens where the rows have them."""
     found = {
         name: (math.exp(float(cells.logs_CI[:, place].min())), math.exp(float(cells.logs_CI[:, place].max())))
         for place, name in enumerate(cells.regressors)
     }
     for name in ("params", "tokens"):
-        if name in frame.columns and name not in found:
-            values = pd.to_numeric(frame[name], errors="coerce").dropna()
-            values = values[(values > 0) & np.isfinite(values)]
+        if targets.has(name) and name not in found:
+            values = targets.column(name)
+            values = values[np.isfinite(values) & (values > 0)]
             if len(values):
                 found[name] = (float(values.min()), float(values.max()))
     return tuple((name, low, high) for name, (low, high) in found.items())

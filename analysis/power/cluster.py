@@ -30,20 +30,23 @@ class Robust:
 def robust(design_CP: np.ndarray, y_C: np.ndarray, group_C: np.ndarray) -> Robust:
     """CR2 of ordinary least squares of `y_C`; rows are taken for independent where the degrees of freedom are counted.
 
+    Of several y [R, C] the mean covariance; the degrees of freedom depend on the design alone.
+
     With M = (X'X)^-1 X' and A_g the inverse root of I - H_gg, the variance of a coefficient is the sum over clusters of
     (M_g A_g r_g)^2, a quadratic form with the matrix L_ab = M_a A_a (I - H)_ab A_b M_b'; Satterthwaite gives it
     trace(L)^2 / trace(L^2) degrees of freedom.
     """
     basis_CP, triangle_PP = np.linalg.qr(design_CP)
     inverse_PP = np.linalg.inv(triangle_PP)
-    residual_C = y_C - basis_CP @ (basis_CP.T @ y_C)
+    y_RC = np.atleast_2d(y_C)
+    residual_RC = y_RC - y_RC @ basis_CP @ basis_CP.T
     covariance_PP = np.zeros_like(inverse_PP)
     own_GP, common_GPP = [], []
     for group in np.unique(group_C):
         here = group_C == group
         lever_PH = inverse_PP @ _corrected(basis_CP[here])
-        score_P = lever_PH @ residual_C[here]
-        covariance_PP += np.outer(score_P, score_P)
+        score_RP = residual_RC[:, here] @ lever_PH.T
+        covariance_PP += score_RP.T @ score_RP / len(y_RC)
         own_GP.append((lever_PH**2).sum(axis=1))
         common_GPP.append(lever_PH @ basis_CP[here])
     common_PGP = np.stack(common_GPP, axis=1)

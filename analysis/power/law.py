@@ -21,7 +21,7 @@ import numpy as np
 
 from lab.check import require
 
-SCHEMA = 1
+SCHEMA = 2
 _HALVINGS = 60
 
 
@@ -82,8 +82,10 @@ class PowerLaw:
     `coefficients` holds c_0 and the exponents, `covariance` their cluster-robust covariance (CR2).  `between` and
     `within` are the standard deviations of ln y between sizes and between cells of a size (REML), beyond the known
     error of the cells.  `nodes` is empty where the data bound no prediction: then every interval is (0, inf).
-    `draws` are coefficients of laws refitted to resampled sizes.  `ranges` holds the least and the largest x of the
-    cells, `condition` the condition number of the standardised regressors.
+    `cells` counts the optima that are fitted (of near-optimal: runs) and `bounds` the cells of which only a bound is
+    known; `edges` says what became of these: `drop`, left out; `censor`, entered as bounds; `keep`, counted among the
+    optima.  `draws` are coefficients of laws refitted to resampled sizes.  `ranges` holds the least and the largest x
+    of the cells, `condition` the condition number of the standardised regressors.
     """
 
     response: str
@@ -100,10 +102,22 @@ class PowerLaw:
     cells: int
     sizes: int
     weights: str
+    bounds: int = 0
+    edges: str = "drop"
     estimator: str = ""
     condition: float = 1.0
     curvature: Curvature | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> str:
+        """How many optima and bounds the law is about, and what became of the bounds."""
+        if self.edges == "keep":
+            return f"{self.cells} runs, {self.bounds} of them of cells at an edge, kept as optima"
+        what = {"drop": "left out", "censor": "entered as bounds"}[self.edges]
+        optima = f"{self.cells} optimum" if self.cells == 1 else f"{self.cells} optima"
+        bounds = f"{self.bounds} bound" if self.bounds == 1 else f"{self.bounds} bounds"
+        return f"{optima}, {bounds}" + (f" {what}" if self.bounds else "")
 
     @property
     def coefficient(self) -> float:

@@ -76,6 +76,21 @@ class _Whitened:
     weight_C: np.ndarray
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Nodes of (S, T) for a model: of each T what `_whiten` gives, T, the values of S, and the log of their prior
+    mass."""
+
+    model: Model
+    parts: tuple[tuple[_Whitened, float, np.ndarray, np.ndarray], ...]
+
+
+def some(model: Model, here_C: np.ndarray) -> Model:
+    """The model of some of its cells; the sizes are numbered anew."""
+    group_H = np.unique(model.group_C[here_C], return_inverse=True)[1]
+    return Model(model.design_CP[here_C], model.variance_C[here_C], group_H, model.equal)
+
+
 def freedom(model: Model) -> Freedom:
     """How many contrasts between sizes, and within them, are left when the coefficients are fitted."""
     dummies_CG = _dummies(model.group_C)
@@ -89,14 +104,27 @@ def posterior(model: Model, y_RC: np.ndarray) -> Posterior:
     Where no contrast between sizes is left, S is 0.  Where none within is left, only S + T can be known, which is what
     a new size needs: it is all in T.
     """
+    return on(grid(model, y_RC), y_RC)
+
+
+def grid(model: Model, y_RC: np.ndarray, coarse: float = 1.0) -> Grid:
+    """The nodes of (S, T) that the rows of `y_RC` need, and all about them that does not depend on y; steps are
+    `coarse` times as long as usual."""
     model = _merged(model)
     free = freedom(model)
-    parts, between, within = [], [], []
-    for tau2, area in _within_nodes(model, y_RC, free):
+    parts = []
+    for tau2, area in _within_nodes(model, y_RC, free, coarse):
         white = _whiten(model, tau2)
-        nodes_N, steps_N = _between_nodes(white, y_RC, free)
-        log_RN, mean_RNP, covariance_NPP = _at(model, white, y_RC, nodes_N)
-        prior_N = _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)
+        nodes_N, steps_N = _between_nodes(white, y_RC, free, coarse)
+        parts.append((white, tau2, nodes_N, _jeffreys(white, nodes_N) + np.log(steps_N) + math.log(area)))
+    return Grid(model, tuple(parts))
+
+
+def on(held: Grid, y_RC: np.ndarray) -> Posterior:
+    """The posterior of each row of `y_RC` at the nodes of a grid."""
+    parts, between, within = [], [], []
+    for white, tau2, nodes_N, prior_N in held.parts:
+        log_RN, mean_RNP, covariance_NPP = _at(held.model, white, y_RC, nodes_N)
         parts.append((log_RN + prior_N, mean_RNP, covariance_NPP))
         between.append(np.maximum(nodes_N, 0.0))
         within.append(np.full(len(nodes_N), tau2))
@@ -121,15 +149,19 @@ def likelihood(model: Model, y_RC: np.ndarray, held: Posterior) -> np.ndarray:
 
 
 def restricted(model: Model, y_C: np.ndarray, between: float, within: float) -> float:
-    """Log of the restricted likelihood at (S, T), up to a constant."""
+    """Log of the restricted likelihood at (S, T), up to a constant; of several rows the mean."""
     white = _whiten(model, within)
-    return float(_at(model, white, y_C[None], np.array([between]))[0][0, 0])
+    return float(_at(model, white, np.atleast_2d(y_C), np.array([between]))[0].mean())
 
 
 def estimate(model: Model, y_C: np.ndarray, start: Posterior) -> tuple[float, float]:
-    """(S, T) of the largest restricted likelihood: by halving steps in ln, from the best node of a grid."""
+    """(S, T) of the largest restricted likelihood: by halving steps in ln, from the best node of a grid.
+
+    Of several rows it is the mean likelihood: with rows that complete censored cells, the step of an EM algorithm
+    (Dempster, Laird and Rubin 1977).
+    """
     model = _merged(model)
-    log_K = likelihood(model, y_C[None], start)[0]
+    log_K = likelihood(model, np.atleast_2d(y_C), start).mean(axis=0)
     best = int(log_K.argmax())
     place, value, step = np.array([start.between_K[best], start.within_K[best]]), float(log_K[best]), 0.5
     while step > 1e-4:
@@ -195,11 +227,14 @@ def _at(
         own_PP = plain_PC / white.weight_C @ plain_PC.T
         return log_RN, mean_RNP, own_PP + between_N[:, None, None] * (sums_PG @ sums_PG.T)
     share_NZ = between_N[:, None] / (1 + between_N[:, None] * white.d_Z)
-    moved_RNP = fitted_RP[:, None, :] - np.einsum("pz,nz,rz->rnp", white.cross_PZ, share_NZ, z_RZ)
+    moving_NPZ = share_NZ[:, None, :] * white.cross_PZ
+    count, size = moving_NPZ.shape[:2]
+    moves_RNP = z_RZ @ moving_NPZ.reshape(count * size, -1).T if z_RZ.size else np.zeros((len(z_RZ), count * size))
+    moved_RNP = fitted_RP[:, None, :] - moves_RNP.reshape(-1, count, size)
     inner_NPP = (
         np.eye(len(white.inverse_PP))
         + between_N[:, None, None] * (white.spread_PG @ white.spread_PG.T)
-        - np.einsum("pz,nz,qz->npq", white.cross_PZ, between_N[:, None] * share_NZ, white.cross_PZ)
+        - between_N[:, None, None] * (moving_NPZ @ white.cross_PZ.T)
     )
     return log_RN, moved_RNP @ white.inverse_PP.T, white.inverse_PP @ inner_NPP @ white.inverse_PP.T
 
@@ -228,7 +263,7 @@ def _jeffreys(white: _Whitened, between_N: np.ndarray) -> np.ndarray:
     return 0.5 * np.log(np.maximum(ss_N * tt_N - st_N**2, 1e-300)) + math.log(white.weight_C.mean())
 
 
-def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom) -> list[tuple[float, float]]:
+def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom, coarse: float) -> list[tuple[float, float]]:
     """(T, width of its step) in equal steps of ln(median v + T), over where the within-size residuals allow it."""
     floor = float(np.median(model.variance_C))
     if free.within == 0:
@@ -241,20 +276,20 @@ def _within_nodes(model: Model, y_RC: np.ndarray, free: Freedom) -> list[tuple[f
     lowest = max(math.log(max(floor, _TINY)), math.log(float(squares_R.min())) - 5 * sd)
     largest = max(math.log(max(float(np.median(squares_R)), floor, _TINY)), math.log(float(squares_R.max())))
     highest = max(largest, lowest) + 4 * sd + 16 / free.within
-    count = max(8, min(200, math.ceil((highest - lowest) / (0.5 * sd))))
+    count = max(8, min(200, math.ceil((highest - lowest) / (0.5 * sd * coarse))))
     edges_E = np.linspace(lowest, highest, count + 1)
     total = np.exp((edges_E[1:] + edges_E[:-1]) / 2)
     return [(float(max(t - floor, 0.0)), float(t * (edges_E[1] - edges_E[0]))) for t in total]
 
 
-def _between_nodes(white: _Whitened, y_RC: np.ndarray, free: Freedom) -> tuple[np.ndarray, np.ndarray]:
+def _between_nodes(white: _Whitened, y_RC: np.ndarray, free: Freedom, coarse: float) -> tuple[np.ndarray, np.ndarray]:
     """(S, width of its step) [N] in equal steps of ln(1 + S max d): far enough out for tails S^(-1 - freedom/2)."""
     if not free.between:
         return np.zeros(1), np.ones(1)
     z_RZ = (y_RC * np.sqrt(white.weight_C)) @ white.u_CZ
     square_R = np.maximum((z_RZ**2).mean(axis=1), 1e-3)
     bottom, top = math.log(float(square_R.min())) - _BELOW, math.log(float(square_R.max())) + 20 / free.between
-    edges_E = np.linspace(bottom, max(top, 1.0), math.ceil((max(top, 1.0) - bottom) / _STEP) + 1)
+    edges_E = np.linspace(bottom, max(top, 1.0), math.ceil((max(top, 1.0) - bottom) / (_STEP * coarse)) + 1)
     middle_N = (edges_E[1:] + edges_E[:-1]) / 2
     scale = 1 / float(white.d_Z.max())
     return np.expm1(middle_N) * scale, np.exp(middle_N) * scale * (edges_E[1] - edges_E[0])

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.optimum import divergence_limit
 from analysis.runs.source import Runs
+from analysis.target import Censored
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Edge:
     ln lr) between the edge and its neighbour; nan where fewer than three rates tell no side.
     """
 
-    lr: str
-    batch: str
+    lr: Censored
+    batch: Censored
     bound: float
 
 
@@ -124,7 +125,7 @@ def edge_of(cell: Cell) -> Edge:
     best = alive.best
     beyond = bool((cell.diverged_P & (cell.x_P > alive.x_P[best])).any())
     side = _side(alive.x_P, best)
-    lr = "" if beyond and side == "high" else side
+    lr: Censored = "" if beyond and side == "high" else side
     rates = np.unique(np.round(alive.x_P, 3))  # a rate's roundings are one
     bound = math.nan
     if lr and len(rates) > 2:
@@ -132,7 +133,7 @@ def edge_of(cell: Cell) -> Edge:
     return Edge(lr, _side(alive.z_P, best), bound)
 
 
-def _side(x_P: np.ndarray, best: int) -> str:
+def _side(x_P: np.ndarray, best: int) -> Censored:
     """low or high where the best lies at an end; nodes of one rate differ by less than a thousandth in x."""
     close = 2e-3
     if not np.ptp(x_P) > close:

@@ -9,26 +9,31 @@ An estimator changes a law (the exponent of D is .25, .31 or .38 on the same run
 - `argmin`: the best node of each cell, replicates averaged.
 
 The last two tell no variances; theirs are 0, and all scatter about a law is left for it to find.
+
+A cell whose best rate is on the edge of its grid has no optimum but a bound: the optimum lies beyond it.  What becomes
+of bounds is named with the law (`analysis.target.Edges`).  The authors of `near-optimal` keep all runs, those of edge
+cells too, and so does this rule by default; a run is no bound, so it can only keep or drop them.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from analysis.edges import DEFAULT, Edges
 from analysis.runs import optima, surface
 from analysis.runs.node import Edge, cells_of, edge_of, frame_of, keys_of, nodes_of
-from analysis.runs.optima import BOTH
+from analysis.runs.optima import BOTH, CellOptimum, Optima
 from analysis.runs.source import Runs
+from analysis.target import Censored, Level, Target, Targets
 from lab.check import nearest, require
 
 Kind = Literal["surface", "near-optimal", "argmin"]
 KINDS: tuple[Kind, ...] = ("surface", "near-optimal", "argmin")
-Edges = Literal["censor", "drop", "keep"]
 _MOST = 0.1  # a threshold above it is no neighbourhood of an optimum
 
 
@@ -73,74 +78,94 @@ def targets(
     over: Sequence[str] | None = None,
     window: float | None = surface.WINDOW,
     edges: Edges | None = None,
-    found: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """The rows that a power law of the optimum is fitted to.
+    found: Optima | None = None,
+) -> Targets:
+    """The rows that a power law of the optimum is fitted to, bounds among them.
 
-    Columns: `params`, `tokens`; `batch` where the rate alone is optimised, as a regressor (tokens per update); `lr` and
-    `lr_variance` (of ln lr); `best_batch` and `batch_variance` (of ln batch) where both are; `loss`; `censored`: "" for
-    a point, "low" or "high" where the optimum lies below or above `lr` (such a row has no `best_batch`: nan; its `lr`
-    is the bound of `analysis.runs.node.Edge`, of argmin the best node itself); `variant` where the runs have it.
-    `attrs["left_out"]` counts the cells that are not told, by their quality; `attrs["estimator"]` names the rule.
+    Over both axes a row has a `batch`, the best one in tokens per update, where its cell has an optimum; at given
+    batches the batch is a regressor.  The value of a bound is that of `analysis.runs.node.Edge`, of argmin the best
+    node itself.  Cells that have neither an optimum nor a bound are counted in `left_out`.
 
     Args:
         runs: from `analysis.runs.source.load`, or a frame in its columns.
         estimator: see the module.
         over: ("lr", "batch"), ("lr",), or what the runs were swept over (`analysis.runs.optima.swept`).
         window: of surfaces, see `analysis.runs.optima.find_optima`.
-        edges: what becomes of cells whose best rate is on the edge of their grid: rows that say so, no rows, or rows
-            like the others.  By default `censor`, and `keep` for near-optimal, whose authors take all runs.  A surface
+        edges: what becomes of bounds; by default `analysis.edges.DEFAULT`, and `keep` for near-optimal.  A surface
             that finds its optimum inside has no edge; one that does not is never kept as a point.
-        found: the frame of `find_optima` for the same runs and axes, where it is at hand.
+        found: the optima of the same runs and axes (`analysis.runs.optima.locate`), where they are at hand.
 
     Raises:
-        InputError: an estimator that is none, a column that is missing, or no cell that gives a row.
+        InputError: an estimator that is none, a column that is missing, edges that the estimator does not take, or no
+            cell that gives a row.
     """
     rule = parse_estimator(estimator) if isinstance(estimator, str) else estimator
     frame = frame_of(runs)
     axes = tuple(over) if over is not None else optima.swept(frame)
+    way = edges_of(rule, edges)
     if rule.kind == "surface":
-        found = optima.find_optima(frame, over=axes, window=window) if found is None else found
-        table, left = _fitted(found, axes, edges or "censor")
+        found = optima.locate(frame, over=axes, window=window) if found is None else found
+        rows, left = _fitted(found)
     else:
         for name in ("params", "tokens", "loss", "lr", *axes):
             require(name in frame, f"the estimator {rule} over {' and '.join(axes)} needs the column {name}")
-        edges = edges or ("keep" if rule.kind == "near-optimal" else "censor")
-        table, left = _measured(frame, rule.threshold, axes, edges)
+        rows, left = _measured(frame, rule.threshold, axes, keep=way == "keep")
     told = ", ".join(f"{count} {name}" for name, count in left.items())
-    require(len(table) > 0, f"no cell has an optimum to fit a law to ({told or 'no finite loss'})")
-    table.attrs = {"left_out": left, "estimator": str(rule)}
-    return table
+    require(len(rows) > 0, f"no cell has an optimum to fit a law to ({told or 'no finite loss'})")
+    return Targets(tuple(rows), str(rule), way, left)
 
 
-def _fitted(found: pd.DataFrame, axes: tuple[str, ...], edges: Edges) -> tuple[pd.DataFrame, dict[str, int]]:
-    """One row per interior cell of `find_optima`, and per censored one; and what was left out."""
-    keys = keys_of(found, joint=axes == BOTH)
-    interior = found["quality"] == "interior"
-    points = found[interior]
-    rows = points[keys].assign(lr=points["lr"], lr_variance=points["lr_sd"] ** 2, loss=points["loss"], censored="")
-    if axes == BOTH:
-        rows["best_batch"], rows["batch_variance"] = points["batch"], points["batch_sd"] ** 2
-    rest = found[~interior]
-    if edges == "censor":
-        # A curve says on which side by its quality, a cell of two dimensions where its best node lies.
-        told = rest["lr_bound"].notna()
-        beyond = rest[told]
-        bounds = beyond[keys].assign(
-            lr=beyond["lr_bound"], lr_variance=0.0, loss=beyond["argmin_loss"], censored=beyond["lr_edge"]
-        )
-        rows = pd.concat([rows, bounds]).sort_index()
-        rest = rest[~told]
-    return _ordered(rows), {str(name): int(count) for name, count in rest["quality"].value_counts().items()}
+def edges_of(rule: Estimator, edges: Edges | None) -> Edges:
+    """What becomes of bounds under an estimator.
+
+    Raises:
+        InputError: a way that the estimator does not know.
+    """
+    if edges is None:
+        return "keep" if rule.kind == "near-optimal" else DEFAULT
+    require(
+        rule.kind != "near-optimal" or edges != "censor",
+        f"the estimator {rule} takes runs, and a run is no bound: use edges=drop, or the estimator surface",
+    )
+    require(rule.kind != "surface" or edges != "keep", "a surface has no optimum to keep at an edge: drop or censor")
+    return edges
+
+
+def _fitted(found: Optima) -> tuple[list[Target], dict[str, int]]:
+    """A row per cell with an optimum or a bound, and how many cells of which quality have neither."""
+    rows, left = [], {}
+    for cell in found.cells:
+        row = _row(cell)
+        if row is None:
+            left[cell.quality] = left.get(cell.quality, 0) + 1
+        else:
+            rows.append(row)
+    return rows, left
+
+
+def _row(cell: CellOptimum) -> Target | None:
+    """An interior cell as a point; one with its best node on the edge as a bound, which says nothing of the batch.
+
+    Where the best batch is at an edge too there is no bound: another batch would move the rate.
+    """
+    if cell.lr is not None:
+        batch = None if cell.batch is None else Level(cell.batch.value, cell.batch.sd**2)
+        return Target(cell.at, Level(cell.lr.value, cell.lr.sd**2), batch, cell.loss, cell.variant)
+    if math.isfinite(cell.edge.bound) and not cell.edge.batch:
+        bound = Level(cell.edge.bound, math.nan, cell.edge.lr)
+        return Target(cell.at, bound, None, cell.argmin[2], cell.variant)
+    return None
 
 
 def _measured(
-    frame: pd.DataFrame, threshold: float | None, axes: tuple[str, ...], edges: Edges
-) -> tuple[pd.DataFrame, dict[str, int]]:
+    frame: pd.DataFrame, threshold: float | None, axes: tuple[str, ...], *, keep: bool
+) -> tuple[list[Target], dict[str, int]]:
     """The runs within a threshold of their cell's best run, or each cell's best node where there is no threshold."""
     joint = axes == BOTH
     keys = keys_of(frame, joint=joint)
-    sides = [cell.keys | {"censored": _told(edge_of(cell))} for cell in cells_of(frame, joint=joint)]
+    sides: dict[tuple[Any, ...], Censored] = {
+        _named(cell.keys, keys): _told(edge_of(cell)) for cell in cells_of(frame, joint=joint)
+    }
     if threshold is None:
         nodes = nodes_of(frame)
         alive = nodes[~nodes["diverged"]]
@@ -151,36 +176,22 @@ def _measured(
         done = frame[(frame["status"] == "done") & np.isfinite(frame["loss"].to_numpy(float))]
         error = done["loss"] / done.groupby(keys, dropna=False)["loss"].transform("min") - 1
         rows = done[(error < threshold) | (error == 0)]
-    rows = rows.merge(pd.DataFrame(sides), on=keys, how="left", sort=False)
-    left = {"all-diverged": len(sides) - rows.groupby(keys, dropna=False).ngroups}
-    if edges == "drop":
-        on_edge = rows["censored"] != ""
-        left["edge"] = rows[on_edge].groupby(keys, dropna=False).ngroups
-        rows = rows[~on_edge]
-    elif edges == "keep":
-        rows["censored"] = ""
-    rows["lr_variance"] = 0.0
-    if joint:
-        rows["best_batch"], rows["batch_variance"] = rows["batch"].where(rows["censored"] == ""), 0.0
-        rows = rows.drop(columns="batch")
-    return _ordered(rows), {name: count for name, count in left.items() if count}
+    left = len(sides) - rows.groupby(keys, dropna=False).ngroups
+    found: list[Target] = []
+    for record in rows.to_dict("records"):
+        side: Censored = sides[_named(record, keys)]
+        at = {name: float(record[name]) for name in keys if name != "variant"}
+        # Where the rate is at an edge, its batch is no optimum either.
+        batch = Level(float(record["batch"])) if joint and (keep or side == "") else None
+        lr = Level(float(record["lr"]), 0.0, side)
+        found.append(Target(at, lr, batch, float(record["loss"]), record.get("variant")))
+    return found, {"all-diverged": left} if left else {}
 
 
-def _told(edge: Edge) -> str:
+def _named(record: Mapping[Any, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    """A cell's values, missing ones as None: nan differs from itself."""
+    return tuple(None if record[name] != record[name] else record[name] for name in keys)
+
+
+def _told(edge: Edge) -> Censored:
     return edge.lr if math.isfinite(edge.bound) else ""
-
-
-def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    names = (
-        "variant",
-        "params",
-        "tokens",
-        "batch",
-        "lr",
-        "lr_variance",
-        "best_batch",
-        "batch_variance",
-        "loss",
-        "censored",
-    )
-    return rows[[name for name in names if name in rows]].reset_index(drop=True)
