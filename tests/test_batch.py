@@ -5,6 +5,8 @@ import pytest
 
 from lab import batch
 
+pytestmark = pytest.mark.host
+
 PINNED = [[575, 359, 735, 647], [271, 687, 23, 399]]
 
 

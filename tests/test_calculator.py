@@ -20,6 +20,8 @@ from analysis.runs.source import load
 from lab.check import InputError
 from sweeps.cli import main
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from sweeps import campaign, campaign_table, cli, machine, roofline
 from sweeps.campaign import Part
 from sweeps.machine import Machine
 
+pytestmark = pytest.mark.host
+
 ROOT = Path(__file__).parents[1]
 V6E, H100 = machine.named("v6e-256"), machine.named("h100-8")
 

@@ -9,6 +9,8 @@ from lab.config import RunConfig
 from lab.memory import memory_bytes
 from lab.model import leaves
 
+pytestmark = pytest.mark.host
+
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_parameters_equal_the_sum_over_leaves(base: RunConfig, changes: dict[str, object]) -> None:

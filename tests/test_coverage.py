@@ -10,6 +10,8 @@ from scipy import stats
 from analysis.power.fit import fit_power_law
 from analysis.power.simulation import Setting, Wrong, coverage, simulate
 
+pytestmark = pytest.mark.host
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [5, 6, 8])

@@ -9,6 +9,8 @@ import pytest
 from analysis.dither import dithered, levelled
 from analysis.optimum import curve, find_optimum, pooled_noise
 
+pytestmark = pytest.mark.host
+
 SEEDS = 4
 
 

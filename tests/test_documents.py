@@ -8,6 +8,8 @@ import pytest
 from lab.device import CLASSES
 from sweeps import this_machine
 
+pytestmark = pytest.mark.host
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

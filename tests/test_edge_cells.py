@@ -23,6 +23,8 @@ from lab.check import InputError
 from sweeps.cli import main
 from sweeps.suggest_parser import narrowed
 
+pytestmark = pytest.mark.host
+
 WAYS: tuple[Edges, ...] = ("drop", "censor")
 RATES = 2.0 ** np.arange(-15, -5.9)
 

@@ -29,6 +29,8 @@ from lab.config import OptimizerConfig, ParametrizationConfig
 from lab.parametrization import TABLE, Exponents, Parametrization, Rate, Row, exponents
 from lab.role import Role
 
+pytestmark = pytest.mark.host
+
 LAYERS = (Role.EMBEDDING, Role.HIDDEN, Role.READOUT)
 DERIVED = ("sp_per_layer", "ntk", "mup_tp4", "mean_field")
 OPTIMIZERS = ("adam", "sgd", "adafactor")

@@ -11,6 +11,8 @@ from law_cells import openeurollm, steplaw_runs, surfaces
 from analysis.power.holdout import leave_largest_tokens_out, leave_one_size_out, rolling, winkler
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 
 def number(summary: pd.DataFrame, method: str, column: str) -> float:
     """One number of a summary."""

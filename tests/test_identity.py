@@ -10,6 +10,8 @@ from lab.config import RunConfig
 from lab.config.field import added
 from lab.identity import canonical_json, digest, from_dict, run_id
 
+pytestmark = pytest.mark.host
+
 
 def test_canonical_json_round_trips(base: RunConfig) -> None:
     run = resolve(base)

@@ -14,6 +14,8 @@ from analysis.inferiority import Comparison, compare, judge_margin, tuned_loss
 from analysis.results import Results
 from sweeps.compare_parser import summary, text
 
+pytestmark = pytest.mark.host
+
 BATCHES, TOKENS, SEEDS = (8, 16, 32), (2**19, 2**20), range(4)
 COEFFICIENTS = (1.0, 2.0, 4.0)
 

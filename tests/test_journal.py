@@ -22,6 +22,8 @@ from sweeps.machine import named
 from sweeps.sweep import Run
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.host
+
 STEPS = 16
 
 
@@ -42,7 +44,7 @@ def journal(base: RunConfig, tmp_path: Path) -> tuple[Journal, Clock, RunConfig,
     machine = named("v5e-4")
     how = ExecConfig(lanes=1, mesh=MeshConfig(lane=1, fsdp=4))
     ((unit,),) = (group.units for group in plan.plan([run], how, machine=machine))
-    job: Any = SimpleNamespace(steps=STEPS, rates=np.full((STEPS, 1), 0.5))
+    job: Any = SimpleNamespace(steps=STEPS, rates=2.0 ** -np.arange(1.0, STEPS + 1)[:, None])
     clock, out = Clock(), io.StringIO()
     made = Journal(
         unit,
@@ -85,6 +87,24 @@ def test_throughput_and_utilisation_from_a_clock(
     per_second = rates[-1] * count.training_flops_per_token(config.model, 16)
     assert log["mfu"].iloc[-1] == pytest.approx(per_second / (4 * 197e12), rel=1e-3)
     assert "MFU -" in out.getvalue().splitlines()[0]
+
+
+def test_a_line_has_the_mean_of_its_updates_and_the_rate_of_the_last(
+    journal: tuple[Journal, Clock, RunConfig, io.StringIO], tmp_path: Path
+) -> None:
+    found, clock, _, _ = journal
+    loss, norm = np.arange(1.0, STEPS + 1)[:, None] ** 2, np.arange(1.0, STEPS + 1)[:, None] ** 3
+    state: Any = None
+    for now, done in ((50.0, 2), (70.0, 7), (90.0, 16)):
+        clock.now = now
+        found.advanced(train.Snapshot(done, state, loss[:done], norm[:done]))
+    (table,) = tmp_path.glob("runs/*/log.csv")
+    log = pd.read_csv(table)
+    assert list(log["step"]) == [2, 7, 16]
+    updates = [slice(0, 2), slice(2, 7), slice(7, 16)]
+    assert list(log["loss"]) == pytest.approx([loss[of].mean() for of in updates])
+    assert list(log["grad_norm"]) == pytest.approx([norm[of].mean() for of in updates])
+    assert list(log["lr"]) == pytest.approx([2.0**-2, 2.0**-7, 2.0**-16])
 
 
 def test_a_diverged_run_ends_its_log(journal: tuple[Journal, Clock, RunConfig, io.StringIO], tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from sweeps import laws_parser
 from sweeps import options as shared
 from sweeps.cli import main
 
+pytestmark = pytest.mark.host
+
 
 def runs(law: str = "step", *, noise: float = 0.0, octaves: float = 0.0) -> pd.DataFrame:
     """Cells whose best rate and batch a law predicts, `octaves` off in the rate; quadratic in log2, grids around it."""

@@ -21,6 +21,8 @@ from analysis.loss.law import PARAMETERS, LossLaw, loss
 from analysis.loss.profile import profiles_of
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 # Hoffmann et al., TeX source of arXiv 2203.15556: a, b, e, alpha, beta.
 HOFFMANN = (6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083)
 

@@ -13,6 +13,8 @@ from analysis.loss.fit import fit_loss_law
 from analysis.loss.law import PARAMETERS, LossLaw, Range
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 
 def law(form: str = "chinchilla", **changes: Any) -> LossLaw:
     lacking = {"tokens": ("A", "alpha"), "params": ("B", "beta")}.get(form, ())

@@ -15,6 +15,8 @@ from analysis.loss.objective import jacobian, point, soft_sum
 from analysis.loss.search import prepared
 from analysis.loss.start import non_negative, starts
 
+pytestmark = pytest.mark.host
+
 
 @pytest.mark.parametrize("over", [1.0, 10.0])
 @pytest.mark.parametrize("form", FORMS)

@@ -14,6 +14,8 @@ from analysis.loss.fit import fit_loss_law
 from analysis.loss.rows import rows_of
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 LINES = {
     "one ratio of tokens to params": lambda n: (n, 20 * n),
     "one budget": lambda n: (n, 1e19 / n),

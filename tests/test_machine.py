@@ -18,6 +18,8 @@ from lab.check import InputError
 from sweeps import cli, machine, machine_parser, this_machine
 from sweeps.machine import Machine
 
+pytestmark = pytest.mark.host
+
 ROOT = Path(__file__).parents[1]
 V5E = (ROOT / "tpu_configs" / "v5e-16.toml").read_text()
 H200 = (ROOT / "tpu_configs" / "h200-8.toml").read_text()

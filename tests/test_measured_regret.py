@@ -12,6 +12,8 @@ from analysis.literature.publication import published
 from analysis.literature.regret import discriminate, measured, profile, readings
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 HELD_OUT = {"params": 1073741824, "tokens": 1e11}
 SHAPE = {"flops_per_token": 6 * (4 * 2048 + 3 * 8192 + 2 * 2048) * 16 * 2048}
 # N = 1.71e9: Hessians that are not positive definite, and a vertex a tenth of the lowest rate.

@@ -11,6 +11,8 @@ from lab import memory
 from lab.config import MeshConfig, ModelConfig
 from sweeps import ahead
 
+pytestmark = pytest.mark.host
+
 FIGURES = comparison.figures()
 MODEL = ModelConfig(width=512, depth=8, head_dim=64).resolve(vocab=8192)
 

@@ -10,6 +10,8 @@ import pytest
 
 from analysis.optimum import FALLBACK_SEED_SD, Noise, Optimum, curve, find_optimum, pooled_noise
 
+pytestmark = pytest.mark.host
+
 NOISE = Noise(0.004, "test")
 OCTAVES = np.arange(-11.0, -3.0)
 

@@ -15,6 +15,8 @@ from conftest import resolve
 from lab.config import RunConfig, ScheduleConfig
 from lab.schedule import decays, factors, pieces, power_law, rates, relative_law, values
 
+pytestmark = pytest.mark.host
+
 CAP = 0.02
 A, B = 4.0, -0.51
 

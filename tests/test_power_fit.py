@@ -15,6 +15,8 @@ from analysis.power.law import PowerLaw, mixture_quantile
 from analysis.power.simulation import Setting, simulate
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 
 def cells(sizes: int = 5, budgets: int = 4, between: float = 0.0, within: float = 0.0, seed: int = 0) -> pd.DataFrame:
     """Cells of `lr = 2 N^-.6 D^.2` and `best_batch = .5 D^.55`, with the same deviations."""

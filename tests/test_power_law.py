@@ -15,6 +15,8 @@ from analysis.power.fit import fit_power_law
 from analysis.power.law import PowerLaw, mixture_quantile
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def law() -> PowerLaw:

@@ -10,7 +10,7 @@ import pytest
 from conftest import job_of, resolve, trained
 from jax.flatten_util import ravel_pytree
 
-from lab import corpus, sharpness, train
+from lab import batch, corpus, sharpness, train
 from lab.check import InputError
 from lab.config import ModelConfig, RunConfig, SharpnessConfig
 from lab.edge import edge
@@ -72,6 +72,9 @@ def test_the_measurement_batch_is_none_of_the_training_batches(base: RunConfig) 
     assert one.text["tokens"] == 8 * run.data.length
     assert one.parts.tokens.shape == (1, 8, 17)
     assert again.parts.tokens.shape == (4, 2, 17)
+    for seed in range(4):  # those of training have small seeds
+        (begun,) = batch.starts(seed, begin=0, steps=1, sequences=8, length=16, tokens=text.train.size)
+        assert not np.array_equal(one.parts.tokens[0], text.train.windows(begun, 17))
     other = sharpness.measurement_batch(SharpnessConfig(sequences=8, seed=1), run, text, 8)
     assert other.text["batch"] != one.text["batch"]
     with pytest.raises(InputError, match=r"probe\.sequences=1000000 windows of 16 tokens do not fit the corpus"):

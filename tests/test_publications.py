@@ -14,6 +14,8 @@ from analysis.literature.publication import INPUTS, UNKNOWN, WORDS, Product, Pub
 from lab.check import InputError
 from lab.schedule import power_law
 
+pytestmark = pytest.mark.host
+
 LARGE = {"params": 7e9, "tokens": 1.4e12}
 CELL = {"params": 1073741824, "tokens": 1e11}
 SMALL = {"params": 1e9, "tokens": 1e10}

@@ -12,6 +12,8 @@ from analysis.horizon_law import Estimate, Grid, interval, laws
 from analysis.optimum import Noise, curve, find_optimum
 from analysis.redraw import Curves, draws, minima, read_curves, seeds_of
 
+pytestmark = pytest.mark.host
+
 TOKENS = tuple(2**e for e in range(18, 22))
 
 K = 0.1  # curvature of the planted valleys, nats per squared natural logarithm

@@ -11,6 +11,8 @@ from lab.model import leaves
 from lab.role import Role, RoleRow, assign, row_of
 from lab.transformer import ROLES
 
+pytestmark = pytest.mark.host
+
 DIMS = {"one": 1, "width": 4}
 
 

@@ -19,6 +19,8 @@ from lab import store
 from lab.check import InputError
 from lab.config import RunConfig
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def sweep(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:

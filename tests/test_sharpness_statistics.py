@@ -14,6 +14,8 @@ from analysis.sharpness.late import late
 from analysis.sharpness.study import Settings, study
 from analysis.sharpness.track import Track, change, common
 
+pytestmark = pytest.mark.host
+
 STEPS = np.array([0, 1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64])
 LATER = STEPS > 0
 

@@ -17,6 +17,8 @@ from analysis.runs.row import snapped
 from analysis.runs.source import load
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 LOSS_LAW = ("params", "tokens", "loss")
 
 

@@ -14,6 +14,8 @@ from lab.record import Provenance, Result, record
 from sweeps import launch
 from sweeps.sweep import Point, Sweep, axis, product, resolved
 
+pytestmark = pytest.mark.host
+
 
 def stored(base: RunConfig, root: Path, points: list[Point], *, pending: int = 0) -> Path:
     """A store with a record of each run but the last `pending`: parabolas in ln lr; the highest rate diverged."""

@@ -13,6 +13,8 @@ from lab.identity import run_id
 from sweeps.stage import stages
 from sweeps.sweep import Run
 
+pytestmark = pytest.mark.host
+
 RATES = (2.0**-7, 2.0**-6, 2.0**-5, 2.0**-4)
 
 

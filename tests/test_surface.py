@@ -18,6 +18,8 @@ from analysis.runs.optima import BOTH, find_optima
 from analysis.runs.source import load
 from analysis.runs.surface import Nodes, Surface, find_surface, fit_quadratic
 
+pytestmark = pytest.mark.host
+
 NOISE = Noise(0.004, "test", measured=False)
 VARIANCE = 0.004**2
 LR, BATCH, LEAST = 1.7e-3, 3.3e5, 2.5

@@ -15,6 +15,8 @@ from analysis.runs.source import Runs, load
 from analysis.runs.target import Estimator, parse_estimator, targets
 from lab.check import InputError
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def steplaw(shared: Path) -> Runs:

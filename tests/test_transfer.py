@@ -22,6 +22,8 @@ from lab.config import RunConfig
 from sweeps import launch
 from sweeps.sweep import Sweep, axis, chain, product, resolved
 
+pytestmark = pytest.mark.host
+
 SIZES = (32, 64, 128, 256)
 FINE = np.arange(-10.0, -3.9, 0.5)
 K = 0.05  # curvature of the planted parabolas, nats per squared octave
