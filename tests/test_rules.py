@@ -8,8 +8,6 @@ import pytest
 from lab.parametrization import TABLE
 from sweeps.cli import main
 
-pytestmark = pytest.mark.host
-
 SHOW = ["parametrization", "show", "mup", "--width", "1024", "--base-width", "256", "--depth", "8"]
 
 

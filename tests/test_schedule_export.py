@@ -16,8 +16,6 @@ from lab.schedule import factors
 from sweeps import schedules
 from sweeps.cli import main
 
-pytestmark = pytest.mark.host
-
 BATCH = 128 * 4096
 BEYOND = 5  # updates after the end, where a schedule stands still
 
