@@ -47,7 +47,15 @@ def shape(mesh: MeshConfig, **changes: Any) -> Shape:
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["v4-4", "v5e-4", "v5p-4", "v6e-4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v5e-4",
+        "v5p-4",
+        pytest.param("v4-4", marks=pytest.mark.nightly),
+        pytest.param("v6e-4", marks=pytest.mark.nightly),
+    ],
+)
 def test_lanes_never_communicate_and_sharded_parameters_do(name: str) -> None:
     """Two programs of one slice in one process: lanes over the chips; one run sharded over them."""
     machine = named(name)
