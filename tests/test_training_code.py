@@ -15,8 +15,6 @@ from lab.config import ScheduleConfig
 from sweeps.cli import main
 from sweeps.training_code import code, training
 
-pytestmark = pytest.mark.host
-
 WSD = Prediction(
     law="planted",
     inputs={"params": 1e6, "tokens": 1e6},
