@@ -22,8 +22,6 @@ from lab.corpus import Stream
 from lab.device import execution
 from sweeps.sweep import Run, Sweep, axis, resolved
 
-pytestmark = pytest.mark.host
-
 
 def load(spec: str, **fields: object) -> corpus.Corpus:
     corpus._load.cache_clear()
