@@ -16,8 +16,6 @@ from lab.optimizer import AdamState, Hyper, optimizer
 from lab.preconditioner import root
 from lab.role import Leaf, Place, Role
 
-pytestmark = pytest.mark.host
-
 PATHS, SIZE, COUNT = ("a", "b"), 4, 10**9
 LEAVES = {path: Leaf(path, (SIZE,), Role.BIAS, 1, SIZE, 1, SIZE, Place.OUTSIDE, (), (0,)) for path in PATHS}
 
