@@ -155,9 +155,11 @@ class Program:
         Compilers run outside Python's lock, so a thread may do this while others work.
         """
         with self.context():
-            column = self._padded(np.zeros((0, self.shape.lanes)))
-            number = np.int32(0)
-            self._segment.lower(lane, self.abstract_state(), batches, column, column, number, number).compile()
+            self._lowered(lane, batches, self._padded(np.zeros((0, self.shape.lanes))), np.int32(0)).compile()
+
+    def _lowered(self, lane: Lane, batches: Batches, column: Any, number: Any) -> jax.stages.Lowered:
+        """The segment, lowered for such arguments: rates and decays are columns, the first update and steps numbers."""
+        return self._segment.lower(lane, self.abstract_state(), batches, column, column, number, number)
 
     def abstract_state(self) -> State:
         """Shapes, types and shardings of a state [K]."""
@@ -173,17 +175,16 @@ class Program:
         windows = _sharded(jax.ShapeDtypeStruct((*at, shape.length + 1), np.uint16), sharding.rows(mesh, 2))
         starts: Any = _sharded(jax.ShapeDtypeStruct(at, np.int32), sharding.rows(mesh, 2))
         with self.context():
-            lane = abstract_lane(self._leaves, shape.lanes, shape.param_dtype)
+            lanes = abstract_lane(self._leaves, shape.lanes, shape.param_dtype)
             column = jax.ShapeDtypeStruct((shape.segment, shape.lanes), shape.param_dtype)
-            column, number = _sharded(column, sharding.columns(mesh)), jax.ShapeDtypeStruct((), np.int32)
             corpus: Any = None if tokens is None else jax.ShapeDtypeStruct((tokens,), np.uint8)
             batches = Batches(
                 tokens=corpus and _sharded(corpus, sharding.whole(mesh)),
                 starts=corpus and starts,
                 windows=None if corpus else windows,
             )
-            lanes = _sharded(lane, sharding.lanes(mesh))
-            return self._segment.lower(lanes, self.abstract_state(), batches, column, column, number, number)
+            column, number = _sharded(column, sharding.columns(mesh)), jax.ShapeDtypeStruct((), np.int32)
+            return self._lowered(_sharded(lanes, sharding.lanes(mesh)), batches, column, number)
 
     def evaluate(self, lane: Lane, state: State, windows: np.ndarray) -> np.ndarray:
         """Mean loss of each validation window [E, T+1], nats per token, as [K, E]."""
@@ -336,8 +337,11 @@ class Program:
 
     def _init_options(self) -> dict[str, Any] | None:
         """What compiles initial values sooner: on CPUs level 1 takes a quarter of the time under `vmap`, and the values
-        are bitwise those of the default level.  Other platforms have options of their own and keep their defaults.
+        are bitwise those of the default level.  Other platforms have options of their own and keep their defaults, and
+        whoever asked JAX not to optimise gets that.
         """
+        if jax.config.read("jax_disable_most_optimizations"):
+            return None
         platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
         return {"xla_backend_optimization_level": 1} if platform == "cpu" else None
 

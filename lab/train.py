@@ -121,7 +121,7 @@ def start(job: Job) -> Snapshot:
     """The job before its first update; its segment is compiled beside its initial values."""
     with ThreadPoolExecutor(1) as pool:
         # Compilers of a group may wait for each other, and must then be called in one order everywhere.
-        ready = None if group.joined() else pool.submit(job.program.compile_segment, job.lane, job.feed.batches(0))
+        ready = None if group.joined() else pool.submit(job.program.compile_segment, job.lane, job.feed.first())
         state = job.program.init(job.lane)
         if ready is not None:
             ready.result()
@@ -205,9 +205,19 @@ class Feed:
         batch.window_count(self._stream.size, program.shape.length)
         small = self._stream.nbytes <= DEVICE_BYTES
         self._tokens = _on_device(self._stream, whole(program.mesh)) if small else None
+        self._first: Batches | None = None
+
+    def first(self) -> Batches:
+        """Batches from update 0, kept until they are asked for again."""
+        self._first = self._made(0)
+        return self._first
 
     def batches(self, begin: int) -> Batches:
         """Batches of the S updates from `begin`, whatever part of them is used."""
+        kept, self._first = self._first, None
+        return kept if kept is not None and begin == 0 else self._made(begin)
+
+    def _made(self, begin: int) -> Batches:
         shape = self._program.shape
         starts_SUB = np.stack(
             [
