@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.optimum import Noise, Optimum, curve, find_optimum, pooled_noise
+from analysis.noise import Noise, pooled_noise
+from analysis.optimum import Optimum, curve, find_optimum
 from analysis.results import Results, axis_label
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.drift import Cell, named, read_cells
 from analysis.horizon_law import Estimate, Grid, interval, laws
+from analysis.noise import Noise
 from analysis.redraw import draws, minima, read_curves, seeds_of
 from analysis.results import TOKEN_AXES, Results, load
 from lab.check import require
@@ -145,7 +146,7 @@ def horizons(results: Results) -> list[Horizon]:
     groups: dict[tuple[Any, ...], list[tuple[Cell, pd.DataFrame]]] = {}
     for cell, (_, rows) in zip(cells, results.cells(), strict=True):
         groups.setdefault(tuple(_group(cell).items()), []).append((cell, rows))
-    return [_horizon(parts, results.optimum_axis, noise.sd) for parts in groups.values()]
+    return [_horizon(parts, results.optimum_axis, noise) for parts in groups.values()]
 
 
 def budgets(tokens: Sequence[int]) -> list[int]:
@@ -157,7 +158,7 @@ def budgets(tokens: Sequence[int]) -> list[int]:
     return [max(budget for budget in found if budget <= amount) for amount in tokens]
 
 
-def _horizon(parts: Sequence[tuple[Cell, pd.DataFrame]], axis: str, sd: float) -> Horizon:
+def _horizon(parts: Sequence[tuple[Cell, pd.DataFrame]], axis: str, noise: Noise) -> Horizon:
     members = [_member(cell, rows) for cell, rows in parts]
     places_C3 = np.array([(member.tokens, member.batch, member.width) for member in members], dtype=float)
     weight_C = np.array([_weight(cell) for cell, _ in parts])
@@ -170,11 +171,12 @@ def _horizon(parts: Sequence[tuple[Cell, pd.DataFrame]], axis: str, sd: float) -
         found = parts[number][0].optimum
         x_RC[0, number], loss_RC[0, number] = math.log(found.lr or math.nan), found.loss
         if count:
+            sd = noise.at(found.loss or noise.sd)
             again = minima(read_curves(parts[number][1], axis, seeds), draws(len(seeds), count), sd)
             x_RC[1:, number], loss_RC[1:, number] = again.x_R, again.y_R
     lost_RC = np.isnan(x_RC[1:]) & used_C
     members = [dataclasses.replace(m, lost=int(lost)) for m, lost in zip(members, lost_RC.sum(axis=0), strict=True)]
-    fitted = laws(grid, x_RC, loss_RC, sd) if used_C.any() else {}
+    fitted = laws(grid, x_RC, loss_RC, noise.sd) if used_C.any() else {}
 
     def estimate(*key: Any) -> Estimate | None:
         return interval(fitted[key], len(seeds)) if key in fitted else None

@@ -1,41 +1,43 @@
 """The optimum of a cell: a local quadratic in log learning rate, with an interval and a quality label.
 
-Let x = ln lr and y the loss averaged over seeds.  Runs that diverged, in fact or by their loss, are shown and never
-fitted.  The window holds the points with `y <= y_min + max(0.02 y_min, 4 s)` next to the lowest one on both sides, at
-least three (of interleaved grids, running means over one point of each); there `y = a + b (x - c) + k/2 (x - c)^2` by
-least squares, the optimum is `x* = c - b/k`.
+Let x = log2 lr and y the loss averaged over seeds, with standard deviations `s / sqrt(seeds)`.  Runs that diverged, in
+fact or by their loss, are shown and never fitted.  The window holds the points with `y <= y_min + max(0.02 y_min, 4 s)`
+next to the lowest one on both sides, at least three (of interleaved grids, running means over one point of each); there
+the vertex of a parabola by least squares is the optimum, if its curvature differs from 0 and the vertex lies inside.
 
-The interval is Fieller's for the ratio b/k (Fieller 1954; the delta method fails where k is uncertain), from a noise
-variance `s^2 / seeds + misfit^2`, widened in quadrature by the bias that a parabola has on a curve with a steeper right
-side: 0.17 octave for grids of one octave, in proportion to the spacing (measured on published curves).
+No narrow interval is right on every curve: an asymmetry too small to be seen moves the parabola's vertex by more than
+its standard error.  So the interval asks first what the data show.
+
+1. A parabola (d = 2), or a cubic (d = 3), is believed where its residuals are not too large (`MISFIT`) and the next
+   coefficient is not seen: below `SEEN` of its standard deviations, in the window (of four points at least), and for
+   the parabola in one of 0.03 y_min, where an asymmetry is easier to see.  The interval is the hull of the vertices of
+   degrees d and d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex
+   of degree d, h the spacing of rates, m_2 = 1.3, m_3 = 1.8, f = 0.02.  What is not seen is covered by the hull and m.
+2. Elsewhere only what every curve with one valley has in common is believed: the interval is where the minimum of a
+   curve can be that falls before it and rises after it (`analysis.unimodal`).
+The first is cut to the second where that is narrower.  Coverage on truths that are neither: docs/optimum.md.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.dither import SEEDS, dithered, levelled
+from analysis.noise import Z95, Noise
+from analysis.unimodal import gaps
+from analysis.vertex import fieller, vertex
 
 Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 
-# Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
-FALLBACK_SEED_SD = 0.004
-BIAS_PER_OCTAVE = 0.17
-Z95 = float(stats.norm.ppf(0.975))  # two-sided 95 %
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Standard deviation of the loss between seeds, and where it comes from; not `measured`: assumed."""
-
-    sd: float
-    source: str
-    measured: bool = True
+SEEN = 1.0
+MISFIT = 0.1
+WINDOW, WIDE = 0.02, 0.03
+_WIDER = {2: 1.3, 3: 1.8}
+_STEP = 0.02
+_BIAS = 0.17
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,14 @@ class Optimum:
     """The minimising learning rate of a cell; None where there is none to give.
 
     `low` and `high` bound it at 95 % (None: unbounded); `loss` is the fitted minimum, `curvature` k in nats per squared
-    natural log, `stable` the largest rate that did not diverge; `next_rates` are worth running next.  `noise_sd` and
-    `floor_sd`, in octaves, are the two parts of the interval's standard deviation (half of log2(high / low) / 1.96, in
-    quadrature): what falls as 1/sqrt(seeds), and what seeds leave as it is, the misfit and the bias of the parabola.
-    `window` holds the smallest and the largest rate of the fit.
+    natural log, `stable` the largest rate that did not diverge; `next_rates` are worth running next.  `diverged` counts
+    rates with a run that became non-finite, `far` those whose runs ended with a loss too high to be fitted.  `noise_sd`
+    and `floor_sd`, in octaves, are the two parts of the interval's standard deviation (half of log2(high / low) / 1.96,
+    in quadrature): what falls as 1/sqrt(seeds), and what seeds leave as it is.  `degree` is that of the polynomial that
+    the interval believes, None where it only believes in one valley.  `window` holds the smallest and the largest rate
+    of the fit.  `vertex_sd`, in octaves, is that of the parabola's vertex as a point of a law, None where lr is only
+    the best rate that was run: from the noise and the misfit, and 0.17 octave per octave of spacing, by which vertices
+    on published curves err whatever their noise.
     """
 
     lr: float | None
@@ -65,6 +71,21 @@ class Optimum:
     noise_sd: float | None = None
     floor_sd: float | None = None
     window: tuple[float, float] | None = None
+    far: int = 0
+    degree: int | None = None
+    vertex_sd: float | None = None
+
+
+class Parabola(NamedTuple):
+    """A window's vertex: place and standard deviation in octaves, height, curvature in squared natural logs.
+
+    Where there is none, the lowest run: no curvature and no deviation.
+    """
+
+    x: float
+    y: float
+    curvature: float | None
+    sd: float | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,11 @@ class Points:
     def of(cls, table: pd.DataFrame) -> "Points":
         kinds = {"lr": float, "loss": float, "seeds": float, "grids": int, "diverged": bool}
         return cls(*(table[name].to_numpy(kind) for name, kind in kinds.items()))
+
+    @property
+    def far(self) -> int:
+        """Excluded rates whose runs ended: those with a loss."""
+        return int((self.diverged_P & ~np.isnan(self.loss_P)).sum())
 
     @property
     def fitted(self) -> "Points":
@@ -126,115 +152,136 @@ def divergence_limit(best: np.ndarray | float) -> np.ndarray:
     return best + np.maximum(0.3, 0.1 * np.asarray(best))
 
 
-def pooled_noise(cells: Sequence[tuple[pd.DataFrame, str]]) -> Noise:
-    """Seed standard deviation pooled over the replicated points near each cell's minimum.
-
-    Where the same seeds run at every rate, each seed's mean over the cell is taken out first: it moves a whole curve
-    up or down and leaves its minimum where it is.  Dithered cells give the residuals of their joint fit.  Points
-    within 10 % of their cell's best loss count; far from it, seeds differ for other reasons.
-    """
-    squares, freedom, paired = 0.0, 0, True
-    for rows, axis in cells:
-        done = rows[rows["status"] == "done"]
-        if done.empty:
-            continue
-        if dithered(rows, axis):
-            _, residual, left = levelled(rows, axis)
-            squares, freedom = squares + residual, freedom + left
-            continue
-        means = done.groupby(axis)["loss"].transform("mean")
-        near = done[means <= 1.1 * means.min()]
-        table = near.pivot_table(index=axis, columns=SEEDS, values="loss").to_numpy(float)
-        residuals = table - np.nanmean(table, axis=1, keepdims=True)
-        rates, seeds = table.shape
-        if np.isfinite(table).all():
-            residuals = residuals - residuals.mean(axis=0, keepdims=True)
-            freedom += (rates - 1) * (seeds - 1)
-        else:
-            paired = False
-            freedom += int(np.isfinite(table).sum()) - rates
-        squares += float(np.nansum(residuals**2))
-    return _named_noise(squares, freedom, paired)
-
-
-def replicate_noise(rows: pd.DataFrame, keys: Sequence[str], axis: str) -> Noise:
-    """`pooled_noise` of a table that does not name its seeds: runs of one curve (`keys`) and rate are replicates."""
-    done = rows[rows["status"] == "done"]
-    node = done.groupby([*keys, axis], dropna=False).ngroup().to_numpy()
-    curve_of = done.groupby([*keys], dropna=False).ngroup()
-    means = done["loss"].groupby(node).transform("mean")
-    near = (means <= 1.1 * means.groupby(curve_of).transform("min")).to_numpy()
-    squares = float(((done["loss"] - means)[near] ** 2).sum())
-    return _named_noise(squares, int(near.sum()) - len(np.unique(node[near])), paired=False)
-
-
-def _named_noise(squares: float, freedom: int, paired: bool) -> Noise:
-    if freedom == 0:
-        return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates", measured=False)
-    sd = max(math.sqrt(squares / freedom), 1e-6)
-    what = "seed SD (beyond each seed's mean)" if paired else "seed SD"
-    return Noise(sd, f"{what} {sd:.4f} nat, pooled over {freedom} degrees of freedom")
-
-
 def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
     """The optimum of one curve (`curve`'s columns)."""
     points = points if isinstance(points, Points) else Points.of(points)
     fitted = points.fitted
-    diverged = int(points.diverged_P.sum())
     if len(fitted.lr_P) == 0:
-        return _without("too-few", points, fitted, diverged)
-    x, y = np.log(fitted.lr_P), fitted.loss_P
+        return _without("too-few", points, fitted)
+    x, y = np.log2(fitted.lr_P), fitted.loss_P
     best = int(y.argmin())
     if len(x) < 3:
-        return _without("too-few", points, fitted, diverged)
+        return _without("too-few", points, fitted)
     if best == 0:
-        return _without("edge-low", points, fitted, diverged)
+        return _without("edge-low", points, fitted)
     if best == len(x) - 1:
         beyond = points.lr_P > fitted.lr_P[best]
-        return _without("too-few" if beyond.any() else "edge-high", points, fitted, diverged)
-    grids = int(fitted.grids_P[best])
-    left, right = _window(y, best, noise.sd, grids)
-    x, y, seeds = x[left:right], y[left:right], fitted.seeds_P[left:right]
-    centre = x.mean()
-    design = np.stack([np.ones_like(x), x - centre, 0.5 * (x - centre) ** 2], axis=1)
-    weights = np.sqrt(seeds)
-    (a, b, k), *_ = np.linalg.lstsq(design * weights[:, None], y * weights, rcond=None)
-    misfit = _misfit(y - design @ np.array([a, b, k]), noise.sd)
-    variance = noise.sd**2 / seeds + misfit**2
-    information = (design / variance[:, None]).T @ design
-    covariance = np.linalg.inv(information)
-    # The bias follows the spacing of one seed's grid: its window is as wide.
-    spacing = float(np.median(np.diff(x))) * grids / math.log(2)
-    vertex = -b / k if k > 0 else math.inf
-    if k**2 <= Z95**2 * covariance[2, 2] or not x[0] <= vertex + centre <= x[-1]:
-        return _without("flat", points, fitted, diverged)
-    low, high = _fieller(b, k, covariance[1:, 1:])
-    bias = BIAS_PER_OCTAVE * spacing * math.log(2)
-    low = vertex - math.hypot(vertex - low, Z95 * bias)
-    high = vertex + math.hypot(high - vertex, Z95 * bias)
-    share = float(np.mean(noise.sd**2 / seeds / variance))
-    noise_sd, floor_sd = _parts((high - low) / (2 * Z95), bias, share)
+        return _without("too-few" if beyond.any() else "edge-high", points, fitted)
+    grids, sd = int(fitted.grids_P[best]), noise.at(float(y[best]))
+    left, right = _window(y, best, sd, grids)
+    sd_P = sd / np.sqrt(fitted.seeds_P)
+    spacing = float(np.median(np.diff(x[left:right]))) * grids
+    if not noise.measured:
+        sd_P = sd_P * _excess(x[left:right], y[left:right], sd_P[left:right])
+    valley = _valley(x, y, sd_P, points)
+    wide = _window(y, best, sd, grids, WIDE)
+    believed = _believed(x, y, sd_P, _least(y, left, right), _least(y, *wide), spacing)
+    plain = _parabola(x[left:right], y[left:right], sd_P[left:right], spacing)
+    if believed is not None:
+        degree, low, high = believed
+        low, high = max(low, valley[0]), min(high, valley[1])
+        floor_sd = _STEP * spacing
+    else:
+        (low, high), degree = valley, None
+        floor_sd = math.inf
+    if plain is not None:  # what a parabola shows to be a minimum lies in the grid
+        low, high = max(low, float(x[0])), min(high, float(x[-1]))
+    if not math.isfinite(low) or not math.isfinite(high) or not low < high:
+        return _without("flat", points, fitted, (low, high))
+    plain = plain or Parabola(float(x[best]), float(y[best]), None, None)
+    at = min(max(plain.x, low), high)
+    sd_all = (high - low) / (2 * Z95)
+    floor_sd = min(floor_sd, sd_all)
     return Optimum(
-        lr=math.exp(vertex + centre),
-        low=math.exp(low + centre),
-        high=math.exp(high + centre),
-        loss=float(a + b * vertex + 0.5 * k * vertex**2),
+        lr=2.0**at,
+        low=2.0**low,
+        high=2.0**high,
+        loss=plain.y,
         quality="interior",
-        curvature=float(k),
-        asymmetry=_cubic(x - centre, y) if len(x) >= 5 else None,
+        curvature=plain.curvature,
+        asymmetry=_cubic(x[left:right], y[left:right]),
         best_lr=float(fitted.lr_P[best]),
         stable=float(fitted.lr_P[-1]),
         seeds=int(fitted.seeds_P[best]) * grids,
-        points=len(x),
-        diverged=diverged,
-        next_rates=_between(float(np.exp(vertex + centre)), float(np.exp(x[1] - x[0]))),
-        noise_sd=noise_sd / math.log(2),
-        floor_sd=floor_sd / math.log(2),
+        points=right - left,
+        diverged=int(points.diverged_P.sum()) - points.far,
+        next_rates=_between(2.0**at, 2.0 ** float(x[left + 1] - x[left])),
+        noise_sd=math.sqrt(max(0.0, sd_all**2 - floor_sd**2)),
+        floor_sd=floor_sd,
         window=(float(fitted.lr_P[left]), float(fitted.lr_P[right - 1])),
+        far=points.far,
+        degree=degree,
+        vertex_sd=plain.sd,
     )
 
 
-def _window(y: np.ndarray, best: int, sd: float, grids: int = 1) -> tuple[int, int]:
+def _least(y: np.ndarray, left: int, right: int) -> tuple[int, int]:
+    """The window with at least four points where there are so many, which a parabola and its judge need."""
+    while right - left < 4 and right - left < len(y):
+        before, after = (y[left - 1] if left else math.inf), (y[right] if right < len(y) else math.inf)
+        left, right = (left - 1, right) if before < after else (left, right + 1)
+    return left, right
+
+
+def _parabola(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, spacing: float) -> Parabola | None:
+    """The window's parabola, with `s^2 / seeds + misfit^2` as the variance of its points.
+
+    None where the curvature may be 0 or the vertex lies outside the window.
+    """
+    centre = x.mean()
+    rows_P3 = np.stack([np.ones_like(x), x - centre, 0.5 * (x - centre) ** 2], axis=1)
+    (a, b, k), *_ = np.linalg.lstsq(rows_P3 / sd_P[:, None], y / sd_P, rcond=None)
+    residual, free = y - rows_P3 @ np.array([a, b, k]), len(x) - 3
+    misfit = max(0.0, float(np.mean(residual**2 * len(x) - sd_P**2 * free)) / free) if free else 0.0
+    covariance_33 = np.linalg.inv((rows_P3 / (sd_P**2 + misfit)[:, None]).T @ rows_P3)
+    at = -b / k if k > 0 else math.inf
+    if k**2 <= Z95**2 * covariance_33[2, 2] or not x[0] <= at + centre <= x[-1]:
+        return None
+    low, high = fieller(float(b), float(k), covariance_33[1:, 1:], Z95)
+    bias = Z95 * _BIAS * spacing
+    sd = (math.hypot(at - low, bias) + math.hypot(high - at, bias)) / (2 * Z95)
+    return Parabola(float(at + centre), float(a + b * at + 0.5 * k * at**2), float(k) / math.log(2) ** 2, sd)
+
+
+def _valley(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, points: Points) -> tuple[float, float]:
+    """Where the minimum can lie if the curve has one valley; an excluded rate above the fitted ones ends it."""
+    first, last = gaps(y, sd_P)
+    beyond = points.lr_P[points.lr_P > 2.0 ** x[-1] * (1 + 1e-9)]
+    end = float(np.log2(beyond[0])) if len(beyond) else math.inf
+    return float(x[first - 1]) if first else -math.inf, float(x[last]) if last < len(x) else end
+
+
+def _believed(
+    x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, window: tuple[int, int], wide: tuple[int, int], spacing: float
+) -> tuple[int, float, float] | None:
+    """(degree, low, high) of the polynomial that can be believed; see the module."""
+    here, far = slice(*window), slice(*wide)
+    x_W, y_W, sd_W = x[here], y[here], sd_P[here]
+    low, high = float(x_W[0]) - spacing / 2, float(x_W[-1]) + spacing / 2
+    plain, wider = vertex(x_W, y_W, sd_W, 2), vertex(x[far], y[far], sd_P[far], 3)
+    for degree in (2, 3):
+        found, more = vertex(x_W, y_W, sd_W, degree), vertex(x_W, y_W, sd_W, degree + 1)
+        if found is None or more is None or plain is None or plain.t <= Z95:
+            return None
+        judge = wider if degree == 2 and wider is not None else more
+        if abs(judge.t) > SEEN or found.misfit < MISFIT or not (found.within(low, high) and more.within(low, high)):
+            continue
+        half = Z95 * math.hypot(_WIDER[degree] * found.sd, _STEP * spacing)
+        return degree, min(found.x, more.x) - half, max(found.x, more.x) + half
+    return None
+
+
+def _excess(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray) -> float:
+    """How much larger than an assumed noise the residuals of a parabola are, at least 1 (Birge ratio)."""
+    free = len(x) - 3
+    if free < 1:
+        return 1.0
+    rows_P3 = np.vander(x - x.mean(), 3) / sd_P[:, None]
+    squares = np.linalg.lstsq(rows_P3, y / sd_P, rcond=None)[1]
+    return max(1.0, math.sqrt(float(squares[0]) / free)) if len(squares) else 1.0
+
+
+def _window(y: np.ndarray, best: int, sd: float, grids: int = 1, share: float = WINDOW) -> tuple[int, int]:
     """[left, right) around the lowest point: contiguous, both neighbours always inside.
 
     Of interleaved grids, running means over one point of each count instead of points, and 4 of their sds: seeds
@@ -243,7 +290,7 @@ def _window(y: np.ndarray, best: int, sd: float, grids: int = 1) -> tuple[int, i
     size = min(grids, len(y))
     means = np.convolve(y, np.full(size, 1 / size), "valid")
     lowest = int(means.argmin())
-    limit = means[lowest] + max(0.02 * means[lowest], 4 * sd / math.sqrt(size))
+    limit = means[lowest] + max(share * means[lowest], 4 * sd / math.sqrt(size))
     left = right = lowest
     while left > 0 and means[left - 1] <= limit:
         left -= 1
@@ -252,35 +299,11 @@ def _window(y: np.ndarray, best: int, sd: float, grids: int = 1) -> tuple[int, i
     return min(left, best - 1), max(right + size, best + 2)
 
 
-def _misfit(residuals: np.ndarray, sd: float) -> float:
-    """Root of the residual variance beyond the noise, 0 where three points leave none to see."""
-    freedom = len(residuals) - 3
-    if freedom < 1:
-        return 0.0
-    return math.sqrt(max(0.0, float(residuals @ residuals) / freedom - sd**2))
-
-
-def _fieller(b: float, k: float, covariance: np.ndarray) -> tuple[float, float]:
-    """95 % limits of -b/k: the roots of `(k^2 - z^2 v_kk) r^2 - 2 (b k - z^2 v_bk) r + b^2 - z^2 v_bb`, r = b/k.
-
-    The caller has checked that the interval of k excludes 0, so the roots are real and bound the ratio.
-    """
-    p = k**2 - Z95**2 * covariance[1, 1]
-    q = b * k - Z95**2 * covariance[0, 1]
-    r = b**2 - Z95**2 * covariance[0, 0]
-    root = math.sqrt(max(0.0, q**2 - p * r))
-    return -(q + root) / p, -(q - root) / p
-
-
-def _parts(sd: float, bias: float, share: float) -> tuple[float, float]:
-    """(part that falls with the seeds, part that does not) of a standard deviation; `share` of what is not bias."""
-    noise = math.sqrt(share * max(0.0, sd**2 - bias**2))
-    return noise, math.sqrt(sd**2 - noise**2)
-
-
-def _cubic(x: np.ndarray, y: np.ndarray) -> float:
-    """Third-order coefficient of a cubic through the window: above 0 the right side is steeper."""
-    return float(np.polynomial.polynomial.polyfit(x, y, 3)[3])
+def _cubic(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Third-order coefficient of a cubic through the window, in natural logs: above 0 the right side is steeper."""
+    if len(x) < 5:
+        return None
+    return float(np.polynomial.polynomial.polyfit(x - x.mean(), y, 3)[3]) / math.log(2) ** 3
 
 
 def _between(lr: float, ratio: float) -> tuple[float, ...]:
@@ -288,19 +311,27 @@ def _between(lr: float, ratio: float) -> tuple[float, ...]:
     return (lr / math.sqrt(ratio), lr * math.sqrt(ratio))
 
 
-def _without(quality: Quality, points: Points, fitted: Points, diverged: int) -> Optimum:
-    """An optimum that the data do not give, with the best rate seen and the rates to try next."""
+def _without(
+    quality: Quality, points: Points, fitted: Points, valley: tuple[float, float] = (-math.inf, math.inf)
+) -> Optimum:
+    """An optimum that the data do not give, with the best rate seen and the rates to try next.
+
+    Those of a flat cell lie beyond the ends that its `valley` leaves open.
+    """
+    diverged = int(points.diverged_P.sum()) - points.far
     if len(fitted.lr_P) == 0:
         lowest = float(points.lr_P.min()) if len(points.lr_P) else None
         tries = (lowest / 4, lowest / 2) if lowest else ()
-        return Optimum(None, None, None, None, quality, None, None, None, None, 0, 0, diverged, tries)
+        return Optimum(None, None, None, None, quality, None, None, None, None, 0, 0, diverged, tries, far=points.far)
     best = int(fitted.loss_P.argmin())
-    lr = float(fitted.lr_P[best])
+    lr, ends = float(fitted.lr_P[best]), (float(fitted.lr_P[0]), float(fitted.lr_P[-1]))
     ratio = float(points.lr_P[1] / points.lr_P[0]) if len(points.lr_P) > 1 else 2.0
+    low = () if math.isfinite(valley[0]) else (ends[0] / ratio**2, ends[0] / ratio)
+    high = () if math.isfinite(valley[1]) else (ends[1] * ratio, ends[1] * ratio**2)
     tries = {
         "edge-low": (lr / ratio**2, lr / ratio),
         "edge-high": (lr * ratio, lr * ratio**2),
-        "flat": (lr / ratio**2, lr * ratio**2),
+        "flat": (*low, *high),
         "too-few": (lr / ratio if best == 0 else lr / 2, lr * math.sqrt(2)),
         "interior": (),
     }[quality]
@@ -318,4 +349,5 @@ def _without(quality: Quality, points: Points, fitted: Points, diverged: int) ->
         points=len(fitted.lr_P),
         diverged=diverged,
         next_rates=tries,
+        far=points.far,
     )

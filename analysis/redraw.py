@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.dither import NEAR, SEEDS, dithered
-from analysis.optimum import Z95
+from analysis.noise import Z95
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ def valleys(
 ) -> Minima:
     """The vertex of a parabola in the window around the lowest point of each row of `y_RN` (inf: no point).
 
-    Window, weights and labels are those of `analysis.optimum.find_optimum`.  `certain` also asks that the curvature's
-    95 % interval, by the noise `sd` of one run and the misfit, leaves 0 out; `grids_R` counts interleaved grids.
+    Window, weights and vertex are those of `analysis.optimum.find_optimum`; a cell of which that knows only between
+    which rates its minimum lies is `flat` here.  `certain` also asks that the curvature's
+    95 % interval, by the noise `sd` of one run, leaves 0 out; `grids_R` counts interleaved grids.
     """
     count, width = y_RN.shape
     if width < 3:
@@ -130,9 +131,11 @@ def valleys(
     low_R, high_R = (np.where(inside_RN, x_RN, end).T for end in (np.inf, -np.inf))
     flat_R = ~((vertex_R + centre_R >= low_R.min(axis=0)) & (vertex_R + centre_R <= high_R.max(axis=0)))
     if certain:
+        noise_RN = np.where(inside_RN, sd**2 / np.maximum(weight_RN, 1), 0.0)
         residual_RN = np.where(inside_RN, y_RN - np.einsum("rni,ri->rn", basis_RN3, found_R3), 0.0)
-        misfit_R = np.maximum(0, (residual_RN**2).sum(axis=1) / np.maximum(size_R - 3, 1) - sd**2) * (size_R > 3)
-        variance_RN = sd**2 / np.maximum(weight_RN, 1) + misfit_R[:, None]
+        beyond_R = (residual_RN**2).sum(axis=1) / np.maximum(size_R - 3, 1) - noise_RN.sum(axis=1) / size_R
+        misfit_R = np.maximum(0.0, beyond_R) * (size_R > 3)
+        variance_RN = np.where(inside_RN, noise_RN + misfit_R[:, None], 1.0)
         information_R33 = np.einsum("rn,rni,rnj->rij", inside_RN / variance_RN, basis_RN3, basis_RN3) + spare_R33
         flat_R |= k_R**2 <= Z95**2 * np.linalg.inv(information_R33)[:, 2, 2]
     quality_R[(quality_R == "interior") & flat_R] = "flat"

@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
-from analysis.optimum import Noise, Optimum
+from analysis.noise import Noise
+from analysis.optimum import Optimum
 from analysis.results import Results, axis_label, describe, load
 from analysis.sharpness.section import Section, sections
 from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nine tenths of the suite's time are compiles.  Most tests ask nothing of the optimiser; those that do are marked
@@ -108,6 +109,14 @@ def base(text: Path) -> RunConfig:
         data=DataConfig(corpus=f"text:{text}", sequences=4, length=16),
         evaluation=EvaluationConfig(sequences=16),
     )
+
+
+def assert_bitwise(found: Any, wanted: Any) -> None:
+    """Equal bit for bit, as two programs are that XLA optimises; the quick emitters of tests round them differently."""
+    if os.environ.get("LRLAB_TEST_EXACT"):
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def resolve(config: RunConfig, **changes: object) -> RunConfig:

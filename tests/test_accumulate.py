@@ -14,6 +14,8 @@ from sweeps.machine import Machine
 from sweeps.sweep import Run
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.stack
+
 
 def test_a_batch_in_parts_is_the_whole_batch(base: RunConfig) -> None:
     parts = 4

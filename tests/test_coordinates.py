@@ -31,7 +31,8 @@ def check(text: Path, name: str = "mup", axis: Any = "width", **settings: object
         name=name,
         axis=axis,
         sizes=WIDTHS if axis == "width" else DEPTHS,
-        steps=3,
+        steps=2,
+        seeds=2,
         settings={"data.corpus": f"text:{text}", "optimizer.weight_decay": 0.1} | dotted,
     )
 
@@ -141,21 +142,15 @@ def test_a_rule_without_an_exponent_is_a_no_op_bitwise(text: Path) -> None:
 def test_gradients_at_initialisation_follow_the_eps_column(base: RunConfig) -> None:
     """V5 of the verification list: slopes over widths 128 to 1024, 3 seeds, a fixed vocabulary, a non-zero readout."""
     widths, forms = (128, 256, 512, 1024), ("sp_per_layer", "ntk", "mup", "mup_table3", "mup_tp4", "mean_field")
-    sizes: dict[tuple[str, str], list[list[float]]] = {}
+    sizes: dict[tuple[str, str], list[np.ndarray]] = {}
     for width in widths:
-        for name in forms:
-            changes = {"model__width": width, "model__head_dim": 32, "model__depth": 1, "optimizer__kind": "sgd"}
-            wide = resolve(
-                base,
-                **changes,
-                parametrization__base_width=128,
-                parametrization__name=name,
-                parametrization__zero_readout=False,
-            )
-            rms = [gradients(resolve(wide, seed=seed)) for seed in range(3)]
-            for path in leaves(wide):
-                if path.endswith(("token", "up/kernel", "value/kernel", "readout/kernel", "final_norm/gain")):
-                    sizes.setdefault((name, path), []).append([table[path] for table in rms])
+        changes = {"model__width": width, "model__head_dim": 32, "model__depth": 1, "optimizer__kind": "sgd"}
+        wide = resolve(base, **changes, parametrization__base_width=128, parametrization__zero_readout=False)
+        runs = [resolve(wide, parametrization__name=name, seed=seed) for name in forms for seed in range(3)]
+        for path, value in gradients(runs).items():
+            if path.endswith(("token", "up/kernel", "value/kernel", "readout/kernel", "final_norm/gain")):
+                for name, seeds in zip(forms, value.reshape(len(forms), 3), strict=True):
+                    sizes.setdefault((name, path), []).append(seeds)
     for (name, path), values in sizes.items():
         adam = resolve(base, parametrization__name=name)
         role = leaves(adam)[path].role
@@ -164,14 +159,16 @@ def test_gradients_at_initialisation_follow_the_eps_column(base: RunConfig) -> N
         assert slope(widths, np.array(values)).value == pytest.approx(expected, abs=tolerance), (name, path)
 
 
-def gradients(run: RunConfig) -> dict[str, float]:
-    """Root mean square of every leaf's gradient on one batch, before any update."""
-    how = execution(ExecConfig(), run.model, platform="cpu", runs=1)
-    one = program(shape_of(run, lanes=1, strategy="map", group=1, segment=1, forward=how.forward))
-    lanes, _ = one.lanes([run])
-    lane, params = jax.tree.map(lambda x: x[0], (lanes, one.init(lanes).params))
-    tokens = corpus.load(run.data).validation.windows(np.arange(16) * 16, run.data.length + 1)
-    found = jax.jit(jax.grad(lambda params, lane: one.loss(params, lane, jax.numpy.asarray(tokens)).mean()))(
-        params, lane
-    )
-    return {path: float(jax.numpy.sqrt((value**2).mean())) for path, value in found.items()}
+def gradients(runs: list[RunConfig]) -> dict[str, np.ndarray]:
+    """Root mean square of every leaf's gradient on one batch, before any update, per run."""
+    how = execution(ExecConfig(), runs[0].model, platform="cpu", runs=1)
+    one = program(shape_of(runs[0], lanes=len(runs), strategy="map", group=1, segment=1, forward=how.forward))
+    lanes, _ = one.lanes(runs)
+    windows = corpus.load(runs[0].data).validation.windows(np.arange(16) * 16, runs[0].data.length + 1)
+
+    def sizes(lane: Any, params: Any) -> dict[str, jax.Array]:
+        found = jax.grad(lambda params: one.loss(params, lane, jax.numpy.asarray(windows)).mean())(params)
+        return {path: jax.numpy.sqrt((value**2).mean()) for path, value in found.items()}
+
+    found = jax.jit(one.over_lanes(sizes))(lanes, one.init(lanes).params)
+    return {path: np.asarray(value, float) for path, value in found.items()}

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.optimum import Noise, curve, divergence_limit, find_optimum, pooled_noise, replicate_noise
+from analysis.noise import Noise, pooled_noise, replicate_noise
+from analysis.optimum import curve, divergence_limit, find_optimum
 from analysis.redraw import minima, read_curves, seeds_of
 from analysis.sharpness.growth import growth
 from analysis.sharpness.late import late

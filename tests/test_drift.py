@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
-from analysis import optimum
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
-from analysis.optimum import Noise, Optimum, Points, find_optimum
+from analysis.noise import Noise
+from analysis.optimum import Optimum, Points, find_optimum
 from analysis.report import Report
 from analysis.results import Results
+from analysis.vertex import fieller
 
 pytestmark = pytest.mark.host
 NOWHERE = Optimum(None, None, None, 2.0, "flat", None, None, 2**-7, 2**-5, 1, 5, 0, ())
@@ -124,33 +125,24 @@ def by_roots(points: Points, sd: float) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_fieller_on_an_uneven_window_is_where_the_slope_may_be_zero(
-    mirrored: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(optimum, "BIAS_PER_OCTAVE", 0.0)
+def test_fieller_on_an_uneven_window_is_where_the_slope_may_be_zero(mirrored: bool) -> None:
+    """The ratio's limits by the formula, against the slope's own interval; the control turns the covariance's sign."""
     points, noise = uneven(mirrored, 0.004)
     found = find_optimum(points, noise)
-    assert found.lr and found.low and found.high and found.points == 6
+    assert found.points == 6 and found.lr
     vertex, low, high = by_roots(points, 0.004)
-    assert [math.log(v) for v in (found.low, found.lr, found.high)] == pytest.approx([low, vertex, high], abs=1e-8)
-    plain = optimum._fieller
-    turned = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    monkeypatch.setattr(optimum, "_fieller", lambda b, k, covariance: plain(b, k, turned * covariance))
-    wrong = find_optimum(points, noise)  # the control: on a symmetric window this would be the same
-    assert wrong.low and wrong.high
-    assert abs(math.log2(wrong.low / found.low)) > 0.005 and abs(math.log2(wrong.high / found.high)) > 0.005
-
-
-def test_the_bias_widens_each_side_in_quadrature(monkeypatch: pytest.MonkeyPatch) -> None:
-    points, noise = uneven(mirrored=False, sd=0.004)
-    wide = find_optimum(points, noise)
-    monkeypatch.setattr(optimum, "BIAS_PER_OCTAVE", 0.0)
-    bare = find_optimum(points, noise)
-    assert wide.lr and wide.low and wide.high and bare.low and bare.high
-    bias = Z * 0.17 * 0.25  # the median spacing is a quarter of an octave
-    for one, other in ((wide.low, bare.low), (wide.high, bare.high)):
-        sides = [abs(math.log2(limit / wide.lr)) for limit in (one, other)]
-        assert sides[0] == pytest.approx(math.hypot(sides[1], bias), rel=1e-9)
+    assert math.log(found.lr) == pytest.approx(vertex, abs=1e-8)
+    x = np.log(points.lr_P)
+    rows_P3 = np.stack([np.ones_like(x), x - x.mean(), 0.5 * (x - x.mean()) ** 2], axis=1)
+    covariance = np.linalg.inv((rows_P3 * points.seeds_P[:, None]).T @ rows_P3)[1:, 1:] * 0.004**2
+    _, b, k = np.linalg.lstsq(rows_P3, points.loss_P, rcond=None)[0]
+    ends = np.array(fieller(b, k, covariance, Z)) + x.mean()
+    assert ends == pytest.approx([low, high], abs=1e-8)
+    wrong = np.array(fieller(b, k, covariance * np.array([[1.0, -1.0], [-1.0, 1.0]]), Z)) + x.mean()
+    assert (np.abs(wrong - ends) > 0.005).all()
+    # A law takes half the width of that interval, widened on each side by .17 of the median spacing, a quarter octave.
+    sides = [math.hypot(end - vertex, Z * 0.17 * 0.25 * math.log(2)) for end in (low, high)]
+    assert found.vertex_sd == pytest.approx(sum(sides) / (2 * Z) / math.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("correlation", [-0.7, 0.7])
@@ -160,7 +152,7 @@ def test_fieller_holds_the_ratio_of_correlated_normals(correlation: float) -> No
     drawn = np.random.default_rng(1).multivariate_normal([0.6, 1.0], covariance, 4000)
 
     def missed(turn: float) -> tuple[float, float]:
-        ends = np.array([optimum._fieller(b, k, covariance * [[1, turn], [turn, 1]]) for b, k in drawn.tolist()])
+        ends = np.array([fieller(b, k, covariance * [[1, turn], [turn, 1]], Z) for b, k in drawn.tolist()])
         return float((ends[:, 0] > -0.6).mean()), float((ends[:, 1] < -0.6).mean())
 
     kept = (drawn[:, 1] ** 2 > Z**2 * 0.02).all()

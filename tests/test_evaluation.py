@@ -16,6 +16,8 @@ from sweeps import plan, saved
 from sweeps.sweep import Run
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.stack
+
 LENGTH, SEQUENCES, ROWS = 5, 9, 4  # nine windows in rows of four: three of padding
 RARE = ord("~")
 

@@ -23,6 +23,8 @@ from sweeps import final_run, law_rate
 from sweeps.cli import main
 from sweeps.sweep import Sweep
 
+pytestmark = pytest.mark.stack
+
 STEPS = 16
 
 

@@ -18,6 +18,8 @@ from sweeps import estimate, launch, plan, saved, worker
 from sweeps.sweep import Point, Run, Sweep, axis, product, replaced, resolved, zipped
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.stack
+
 RATES = (2.0**-7, 2.0**-6, 2.0**-5, 2.0**-4)
 
 

@@ -13,6 +13,8 @@ from lab.lookup import FORMS, lookup
 from lab.objective import measured
 from lab.program import Shape
 
+pytestmark = pytest.mark.stack
+
 # Places, rows of the table: none is a multiple of a block, and the most frequent row goes on over several blocks.
 SIZES = {"few rows": (700, 5), "more rows than places": (130, 900), "one block": (3, 4), "one place": (1, 1)}
 

@@ -9,7 +9,7 @@ import pytest
 from measured import DOCS, ROOT, fails, interval, octaves, percent, records, results, says, table
 
 from analysis.drift import Cell, Drift, drifts, read_cells
-from analysis.optimum import Noise
+from analysis.noise import Noise
 from analysis.results import Results
 from analysis.transfer import Transfer, transfers
 

@@ -73,7 +73,7 @@ def test_memory_follows_remat_lanes_parts_and_mesh() -> None:
     assert state[0] == pytest.approx(4 * state[1], rel=1e-6) and 3 * state[2] == 2 * state[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # two minutes of the TPU compiler; the whole table is compiled again when it is refitted
 @pytest.mark.skipif(not ahead.available(), reason="libtpu is not installed (extra tpu-aot)")
 def test_the_compiler_still_says_what_the_table_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LRLAB_CACHE", str(tmp_path))

@@ -13,6 +13,8 @@ from lab import train
 from lab.config import RunConfig
 from lab.transformer import ATTENTION, _rotate
 
+pytestmark = pytest.mark.stack
+
 LENGTH = 16
 
 

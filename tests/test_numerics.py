@@ -29,6 +29,8 @@ from sweeps.run_list import base_digest
 from sweeps.sweep import Run, Sweep, axis, product, resolved
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.stack
+
 RATES = (2.0**-7, 2.0**-6)
 OLD_LOSS = 9.0
 

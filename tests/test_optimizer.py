@@ -15,6 +15,8 @@ from lab.model import leaves
 from lab.optimizer import Hyper, muon_scale, optimizer
 from lab.role import Leaf, Place, Role
 
+pytestmark = pytest.mark.stack
+
 PATHS = ("a", "b")
 LEAVES = {
     path: Leaf(path, (3, 4), role, 3, 4, 3, 4, Place.OUTSIDE, (0,), (1,))

@@ -14,6 +14,8 @@ from lab.parametrization import TABLE, names
 from lab.role import Role
 from lab.scale import Factors, Scales, betas, scales, setting_of
 
+pytestmark = pytest.mark.stack
+
 VARIANTS = [
     {},
     {"model__norm": "layernorm", "model__bias": True, "model__position": "learned"},

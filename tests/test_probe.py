@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import job_of, resolve, trained
+from conftest import assert_bitwise, job_of, resolve, trained
 from jax.flatten_util import ravel_pytree
 
 from lab import batch, corpus, sharpness, train
@@ -168,13 +168,14 @@ def test_lanes_alone_parts_and_repeats_find_the_same(base: RunConfig) -> None:
         assert found["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
 
 
+@pytest.mark.exact
 def test_bfloat16_runs_are_measured_in_float32(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     job, snapshot = trained([resolve(base, dtype="bfloat16")])
     probe = probe_of(SharpnessConfig(sequences=4), job)
     assert probe.execution["dtype"] == "float32"
     plain = job_of([resolve(base)])
     (found,), (same,) = (each.measure(snapshot.state) for each in (probe, probe_of(probe.config, plain)))
-    assert top(found) == top(same)
+    assert_bitwise(top(found), top(same))
     monkeypatch.setitem(AGREEMENT, "bfloat16", -1.0)
     with pytest.raises(InputError, match="the loss measured in float32 .* trained in bfloat16"):
         probe.measure(snapshot.state)

@@ -24,6 +24,8 @@ from sweeps import launch, plan, saved
 from sweeps.sweep import Run, Sweep, axis, product, resolved
 from sweeps.this_machine import here
 
+pytestmark = pytest.mark.stack
+
 STEPS, WARMUP, DECAY = 65, 5, 20  # the last twentieth is three updates
 LENGTH, ROWS, SEQUENCES = 5, 3, 7
 # The wild rate overflows whatever the order of the arithmetic: its first update is sane, its third has no loss.

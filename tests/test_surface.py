@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.optimum import Noise
+from analysis.noise import Noise
 from analysis.runs import surface
 from analysis.runs.node import cells_of
 from analysis.runs.optima import BOTH, find_optima

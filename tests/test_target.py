@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.optimum import Noise, curve, find_optimum, pooled_noise, replicate_noise
+from analysis.noise import Noise, pooled_noise, replicate_noise
+from analysis.optimum import curve, find_optimum
 from analysis.runs.node import cells_of, edge_of, nodes_of
 from analysis.runs.optima import BOTH, find_optima, swept
 from analysis.runs.source import Runs, load

@@ -16,6 +16,8 @@ from lab import train
 from lab.config import RunConfig
 from lab.program import Batches, State
 
+pytestmark = pytest.mark.stack
+
 STEPS, WARMUP, DECAY, FLOOR = 13, 3, 5, 0.1
 SMALL: dict[str, object] = {
     "dtype": "float64",

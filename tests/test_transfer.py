@@ -13,7 +13,8 @@ import pytest
 
 from analysis import figure
 from analysis.drift import Cell, drifts, read_cells
-from analysis.optimum import Noise, Optimum, find_optimum
+from analysis.noise import Noise
+from analysis.optimum import Optimum, find_optimum
 from analysis.regret import loss_at, regrets
 from analysis.report import Report
 from analysis.results import Results, load
@@ -84,9 +85,9 @@ def test_the_parts_of_an_optimums_error_make_its_interval() -> None:
         assert math.hypot(found.noise_sd, found.floor_sd) == pytest.approx(
             math.log2(found.high / found.low) / 2 / 1.959964, rel=1e-6
         )
-        assert found.floor_sd == pytest.approx(0.17 / 2, rel=1e-9)  # no misfit: the bias of a grid of half octaves
+        assert found.floor_sd == pytest.approx(0.02 / 2, rel=1e-9)  # a fiftieth of a grid of half octaves
         parts[seeds] = found.noise_sd
-    assert parts[4] == pytest.approx(parts[16] * 2, rel=0.05)  # Fieller's limits are a little wider than in proportion
+    assert parts[4] == pytest.approx(parts[16] * 2, rel=0.01)
     assert find_optimum(table, Noise(0.004, "known")).window == (2.0**-8, 2.0**-6)
 
 

@@ -15,6 +15,8 @@ from lab.config import ModelConfig, RunConfig
 from lab.lane import Lane
 from lab.program import Program
 
+pytestmark = pytest.mark.stack
+
 # Every choice that the configuration offers is in some of them; `default` is what a user gets.
 MODELS: dict[str, dict[str, object]] = {
     "default": {},

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import Delaunay, QhullError
 
-from analysis.optimum import FALLBACK_SEED_SD
+from analysis.noise import FALLBACK_SEED_SD
 from lab.check import InputError, require
 
 Protocol = Literal["nearest", "linear", "quadratic"]

@@ -17,7 +17,8 @@ import pandas as pd
 
 from analysis import optimum
 from analysis.dither import SEEDS
-from analysis.optimum import Noise, Optimum, Points
+from analysis.noise import Noise, pooled_noise, replicate_noise
+from analysis.optimum import Optimum, Points
 from analysis.runs import surface
 from analysis.runs.node import Cell, Edge, axis_of, cells_of, edge_of, frame_of, keys_of
 from analysis.runs.source import Runs
@@ -194,8 +195,8 @@ def _noise(frame: pd.DataFrame) -> Noise:
     """Seed noise pooled over curves."""
     axis, keys = axis_of(frame), keys_of(frame, joint=False)
     if not set(SEEDS) <= set(frame):
-        return optimum.replicate_noise(frame, keys, axis)
-    return optimum.pooled_noise([(rows, axis) for _, rows in frame.groupby(keys, dropna=False)])
+        return replicate_noise(frame, keys, axis)
+    return pooled_noise([(rows, axis) for _, rows in frame.groupby(keys, dropna=False)])
 
 
 def _of_curve(keys: Mapping[str, Any], best: Optimum, points: Points) -> CellOptimum:
@@ -203,14 +204,17 @@ def _of_curve(keys: Mapping[str, Any], best: Optimum, points: Points) -> CellOpt
     fitted = points.fitted
     ends = fitted.lr_P[:2] if side == "low" else fitted.lr_P[-2:]
     lr = None
-    if best.quality == "interior":
-        assert best.lr is not None and best.low is not None and best.high is not None
-        lr = Located(best.lr, best.low, best.high, math.log(best.high / best.low) / (2 * optimum.Z95))
+    quality = best.quality
+    if quality == "interior" and best.vertex_sd is None:
+        quality = "flat"  # a bracket of rates is no point of a law
+    if quality == "interior":
+        assert best.lr and best.low and best.high and best.vertex_sd
+        lr = Located(best.lr, best.low, best.high, best.vertex_sd * math.log(2))
     at, variant = _place(keys)
     return CellOptimum(
         at=at,
         variant=variant,
-        quality=best.quality,
+        quality=quality,
         lr=lr,
         batch=None,
         loss=best.loss if lr is not None and best.loss is not None else math.nan,
@@ -218,7 +222,7 @@ def _of_curve(keys: Mapping[str, Any], best: Optimum, points: Points) -> CellOpt
         surface=None,
         edge=Edge(_edge_side(side), "", math.sqrt(ends[0] * ends[1]) if side else math.nan),
         points=best.points,
-        diverged=best.diverged,
+        diverged=best.diverged + best.far,
         stable=math.nan if best.stable is None else best.stable,
         next_lrs=best.next_rates,
         argmin=(

@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 from scipy import spatial
 
-from analysis.optimum import FALLBACK_SEED_SD, Z95, Noise
+from analysis.noise import FALLBACK_SEED_SD, Z95, Noise
 
 Quality = Literal["interior", "indefinite", "outside", "edge", "too-few"]
 
@@ -117,7 +117,7 @@ def window(nodes: Nodes, share: float | None, noise: Noise) -> Nodes:
     if share is None or len(nodes.y_P) == 0:
         return nodes
     least = float(nodes.y_P.min())
-    near = nodes.y_P <= least + max(share * least, 4 * noise.sd)
+    near = nodes.y_P <= least + max(share * least, 4 * noise.at(float(least)))
     return Nodes(nodes.x_P[near], nodes.z_P[near], nodes.y_P[near], nodes.runs_P[near])
 
 
@@ -162,7 +162,7 @@ def find_surface(fit: Quadratic, noise: Noise, pooled: float, *, edge: bool = Fa
 
     Args:
         fit: from `fit_quadratic`.
-        noise: seed noise of one run (`analysis.optimum.pooled_noise`).
+        noise: seed noise of one run (`analysis.noise.pooled_noise`).
         pooled: residual variance of a node over all cells (`pooled_variance`).
         edge: whether the cell's best node is on the edge of its grid: an optimum outside is then one beyond the edge.
     """

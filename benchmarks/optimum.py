@@ -1,0 +1,199 @@
+"""Whether the interval of an optimum holds the truth, and whether verdicts do, on curves that are not its model.
+
+    python benchmarks/optimum.py --draws 400        # docs/optimum_coverage.csv, about ten minutes
+    python benchmarks/optimum.py --verdicts 400     # docs/optimum_verdicts.csv, about as long
+
+A cell is a grid of rates from -3 to 3 octaves about the minimum with a random phase, each loss with the noise of a
+mean over seeds of SD .004.  Truths: a parabola; two that rise differently on either side; a cubic; a cliff; monotone
+curves through every other mean of docs/lr_vs_width.csv, with the vertex of the lowest three as a point.
+A row tells the share of intervals that hold the minimum, cells without an interval beside it, the median width in
+octaves and, of the parabola, how many times that of a least-squares vertex on |x| <= 2 that knows the noise.
+
+A sweep for a verdict has four sizes, whose minimum moves by 0, .25 or 1 octave per doubling on one grid of rates;
+`transfers` is wrong where it moves by more than .1, `moves` where it moves by less than .5.
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+
+from analysis.noise import Noise
+from analysis.optimum import Optimum, Points, find_optimum
+from analysis.transfer import fit_line, judge
+
+Truth = Callable[[np.ndarray], np.ndarray]
+
+DOCS = Path(__file__).parents[1] / "docs"
+SD = 0.004
+SPACINGS = (1.0, 0.5, 0.25, 0.125)
+SEEDS = (2, 3, 5, 8)
+SLOPES = (0.0, 0.25, 1.0)
+NOISE = Noise(SD, "known")
+
+
+def sided(right: float, left: float) -> Truth:
+    """2 + .01 x^2 (1 + right x) for x > 0 and 2 + .01 x^2 / (1 + left |x|) below."""
+    return lambda x: 2 + 0.01 * x**2 * np.where(x > 0, 1 + right * x, 1 / (1 + left * np.abs(x)))
+
+
+def planted() -> dict[str, Truth]:
+    return {
+        "parabola": lambda x: 2 + 0.01 * x**2,
+        "sides .8, .25": sided(0.8, 0.25),
+        "sides .2, .1": sided(0.2, 0.1),
+        "cubic": lambda x: 2 + 0.01 * x**2 + 0.0015 * x**3,
+        "cliff": lambda x: 2 + 0.008 * x**2 + np.where(x > 0.75, 0.05 + 0.06 * (x - 0.75), 0.0),
+    }
+
+
+def measured() -> dict[str, Truth]:
+    """Monotone curves through measured means, in octaves from their minimum."""
+    runs = pd.read_csv(DOCS / "lr_vs_width.csv")
+    found = {}
+    for (form, width), rows in runs[runs["status"] == "done"].groupby(["parametrization.name", "model.width"]):
+        means = rows.groupby("optimizer.lr")["loss"].mean()
+        first = int(means.to_numpy().argmin())
+        for half in (0, 1):
+            x, y = np.log2(means.index.to_numpy(float)), means.to_numpy(float)
+            x, y = x[(first + half) % 2 :: 2], y[(first + half) % 2 :: 2]
+            best = int(y.argmin())
+            if 2 <= best <= len(x) - 3:
+                found[f"{form} {width}{' ab'[half + 1]}"] = _through(x, y, best)
+    return found
+
+
+def _through(x: np.ndarray, y: np.ndarray, best: int) -> Truth:
+    around = slice(best - 1, best + 2)
+    parabola = np.polynomial.Polynomial.fit(x[around], y[around], 2).convert()
+    vertex = float(-parabola.coef[1] / (2 * parabola.coef[2]))
+    if abs(vertex - x[best]) > 0.05:
+        place = int(np.searchsorted(x, vertex))
+        x, y = np.insert(x, place, vertex), np.insert(y, place, parabola(vertex))
+    x = x - x[y.argmin()]
+    inside = PchipInterpolator(x, y)
+    low, high = (abs((y[i] - y[j]) / (x[i] - x[j])) for i, j in ((0, 1), (-1, -2)))
+
+    def truth(at: np.ndarray) -> np.ndarray:
+        beyond = np.maximum(x[0] - at, 0) * low + np.maximum(at - x[-1], 0) * high
+        return inside(np.clip(at, x[0], x[-1])) + beyond
+
+    return truth
+
+
+def cell(x: np.ndarray, y: np.ndarray, seeds: int) -> Optimum:
+    one = np.ones(len(x), int)
+    return find_optimum(Points(2.0**x, y, one.astype(float) * seeds, one, np.zeros(len(x), bool)), NOISE)
+
+
+def cells(truth: Truth, spacing: float, seeds: int, draws: int, rng: np.random.Generator) -> Iterator[Optimum]:
+    for _ in range(draws):
+        x = np.arange(-3 + rng.uniform(0, spacing), 3, spacing)
+        yield cell(x, truth(x) + rng.normal(size=len(x)) * SD / math.sqrt(seeds), seeds)
+
+
+def oracle(spacing: float, seeds: int) -> float:
+    """Mean width of the 95 % interval of a least-squares vertex of .01 x^2 on |x| <= 2 with known noise, in octaves."""
+    widths = []
+    for phase in np.linspace(0, spacing, 50, endpoint=False):
+        x = np.arange(-3 + phase, 3, spacing)
+        x = x[np.abs(x) <= 2]
+        widths.append(2 * 1.96 * SD / math.sqrt(seeds) / math.sqrt(float(np.sum((x - x.mean()) ** 2))) / 0.02)
+    return float(np.mean(widths))
+
+
+def coverage(name: str, truth: Truth, spacing: float, seeds: int, draws: int, seed: int) -> dict[str, object]:
+    rng = np.random.default_rng([seed, sum(map(ord, name)), int(8 * spacing), seeds])
+    found = list(cells(truth, spacing, seeds, draws, rng))
+    ends = [(math.log2(one.low), math.log2(one.high)) for one in found if one.low and one.high]
+    hits = sum(low <= 0 <= high for low, high in ends)
+    width = float(np.median([high - low for low, high in ends])) if ends else math.nan
+    return {
+        "truth": name,
+        "spacing": spacing,
+        "seeds": seeds,
+        "coverage": f"{hits / max(len(ends), 1):.3f}",
+        "without": f"{1 - len(ends) / draws:.3f}",
+        "width": f"{width:.3f}",
+        "ratio": f"{width / oracle(spacing, seeds):.2f}" if name == "parabola" else "",
+    }
+
+
+def verdict(truth: Truth, spacing: float, seeds: int, slope: float, rng: np.random.Generator) -> str:
+    """Of one sweep over four sizes, from 6 octaves of rates on either side."""
+    phase, found = rng.uniform(0, spacing), []
+    for size in range(4):
+        x = np.arange(-6 + phase, 6, spacing)
+        y = truth(x - slope * (size - 1.5)) + rng.normal(size=len(x)) * SD / math.sqrt(seeds)
+        found.append(cell(x, y, seeds))
+    used = [(size, one) for size, one in enumerate(found) if one.lr and one.noise_sd is not None]
+    if len(used) < 3:
+        return "undecided"
+    sd = np.array([math.hypot(one.noise_sd or 0, one.floor_sd or 0) for _, one in used])
+    rates = np.array([math.log2(one.lr or 1) for _, one in used])
+    line = fit_line(np.array([float(size) for size, _ in used]), rates, sd)
+    return judge(line.low, line.high)
+
+
+def verdicts(name: str, truth: Truth, spacing: float, seeds: int, draws: int, seed: int) -> list[dict[str, object]]:
+    rows = []
+    for slope in SLOPES:
+        rng = np.random.default_rng([seed, sum(map(ord, name)), int(8 * spacing), seeds, int(4 * slope)])
+        told = [verdict(truth, spacing, seeds, slope, rng) for _ in range(draws)]
+        wrong = "transfers" if slope > 0.1 else ""
+        bad = sum(one == wrong for one in told) + (sum(one == "moves" for one in told) if slope < 0.5 else 0)
+        rows.append(
+            {
+                "truth": name,
+                "spacing": spacing,
+                "seeds": seeds,
+                "slope": slope,
+                "transfers": told.count("transfers"),
+                "moves": told.count("moves"),
+                "undecided": told.count("undecided"),
+                "wrong": f"{bad / draws:.3f}",
+            }
+        )
+    return rows
+
+
+def write(rows: list[dict[str, object]], name: str) -> None:
+    with (DOCS / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=0, help="cells a row of the coverage")
+    parser.add_argument("--verdicts", type=int, default=0, help="sweeps a row of the verdicts")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    truths = planted() | measured()
+    if options.draws:
+        rows = [
+            coverage(name, truth, spacing, seeds, options.draws, options.seed)
+            for name, truth in truths.items()
+            for spacing in SPACINGS
+            for seeds in SEEDS
+        ]
+        write(rows, "optimum_coverage.csv")
+    if options.verdicts:
+        found = [
+            row
+            for name, truth in planted().items()
+            for spacing in SPACINGS
+            for seeds in (2, 8)
+            for row in verdicts(name, truth, spacing, seeds, options.verdicts, options.seed)
+        ]
+        write(found, "optimum_verdicts.csv")
+
+
+if __name__ == "__main__":
+    main()
