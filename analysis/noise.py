@@ -110,3 +110,22 @@ def _pooled(shares: Sequence[_Share]) -> Noise:
     what = "seed SD (beyond each seed's mean)" if all(share.paired for share in repeated) else "seed SD"
     at = f" at a loss of {reference:.3g}" if len(shares) > 1 else ""
     return Noise(sd, f"{what} {sd:.4f} nat{at}, pooled over {freedom} degrees of freedom{told}", True, reference)
+
+
+def alike(rows: pd.DataFrame, axis: str) -> str:
+    """What to say of runs of one cell that have exactly one loss at different rates; empty where there are none.
+
+    Two trainings do not agree to the last digit, so a column may be wrong: a loss that was carried down, a rate that
+    was not applied.
+    """
+    done = rows[rows["status"] == "done"]
+    rates = done.groupby("loss")[axis].nunique()
+    repeated = rates[rates > 1]
+    if repeated.empty:
+        return ""
+    loss = float(repeated.index[0])
+    at = sorted(set(done.loc[done["loss"] == loss, axis].tolist()))
+    return (
+        f"{int(repeated.sum())} rates share a loss to the last digit with another one, as {at[0]:g} and {at[1]:g} with "
+        f"{loss:g}: was the rate applied?"
+    )
