@@ -290,9 +290,9 @@ def _group(cell: Cell) -> dict[str, Any]:
 def _weight(cell: Cell) -> float:
     """1/sd^2 of an interior optimum, in octaves^-2; 0 for other cells."""
     found = cell.optimum
-    if found.quality != "interior" or found.noise_sd is None or found.floor_sd is None:
+    if found.quality != "interior" or found.vertex_sd is None:
         return 0.0
-    return 1 / (found.noise_sd**2 + found.floor_sd**2)
+    return 1 / found.vertex_sd**2
 
 
 def _lowest(grid: Grid, loss_C: np.ndarray, budget: float, width: float) -> int:

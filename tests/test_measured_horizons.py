@@ -169,12 +169,12 @@ def test_controls_of_the_batch() -> None:
 
 
 def test_the_exponents_by_numpy_alone() -> None:
-    """Weighted least squares of the cells' log optima, the weights from the limits of their intervals."""
+    """Weighted least squares of the cells' log optima, weighted by the errors of their vertices."""
     (found,) = measured("lr_vs_batch")
-    used = [one for one in found.members if one.cell.optimum.lr]
+    used = [one for one in found.members if one.cell.optimum.vertex_sd]
     at = np.log([[one.tokens, one.batch] for one in used])
     y = np.log([one.cell.optimum.lr or 0 for one in used])
-    sd = np.log([(one.cell.optimum.high or 0) / (one.cell.optimum.low or 1) for one in used]) / 3.92
+    sd = np.array([one.cell.optimum.vertex_sd for one in used], float)
     design = np.column_stack([np.ones(len(y)), at]) / sd[:, None]
     (_, p, q), *_ = np.linalg.lstsq(design, y / sd, rcond=None)
     wanted = [found.exponents[name] for name in ("tokens", "batch")]
@@ -312,7 +312,7 @@ def test_what_the_horizon_command_prints_is_what_was_found() -> None:
     told = {row[0]: row[1:3] for row in horizon_parser._exponents(found)[1]}
     kept = [one for one in found.exponents.values() if one] + [one.exponent for one in found.by_batch]
     assert list(told.values()) == [[f"{one.value:+.3f}", f"{one.low:+.3f} .. {one.high:+.3f}"] for one in kept]
-    assert told["tokens, at 64 tokens per batch"][0].startswith("-0.14")
+    assert told["tokens, at 64 tokens per batch"][0].startswith("-0.146")
     best = [row[2:6] for row in horizon_parser._best(found)[1]]
     assert best == [
         [f"{b.value:.0f}", f"{b.low:.0f} .. {b.high:.0f}", f"{r.value:.4g}", f"{r.low:.4g} .. {r.high:.4g}"]
