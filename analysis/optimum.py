@@ -76,6 +76,14 @@ class Optimum:
     vertex_sd: float | None = None
 
 
+class Believed(NamedTuple):
+    """The degree of a polynomial that the data do not contradict, and the interval that it gives, in octaves."""
+
+    degree: int
+    low: float
+    high: float
+
+
 class Parabola(NamedTuple):
     """A window's vertex: place and standard deviation in octaves, height, curvature in squared natural logs.
 
@@ -173,17 +181,12 @@ def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
     spacing = float(np.median(np.diff(x[left:right]))) * grids
     if not noise.measured:
         sd_P = sd_P * _excess(x[left:right], y[left:right], sd_P[left:right])
-    valley = _valley(x, y, sd_P, points)
+    plain = _parabola(x[left:right], y[left:right], sd_P[left:right], spacing)
+    low, high = _valley(x, y, sd_P, points)
     wide = _window(y, best, sd, grids, WIDE)
     believed = _believed(x, y, sd_P, _least(y, left, right), _least(y, *wide), spacing)
-    plain = _parabola(x[left:right], y[left:right], sd_P[left:right], spacing)
     if believed is not None:
-        degree, low, high = believed
-        low, high = max(low, valley[0]), min(high, valley[1])
-        floor_sd = _STEP * spacing
-    else:
-        (low, high), degree = valley, None
-        floor_sd = math.inf
+        low, high = max(low, believed.low), min(high, believed.high)
     if plain is not None:  # what a parabola shows to be a minimum lies in the grid
         low, high = max(low, float(x[0])), min(high, float(x[-1]))
     if not math.isfinite(low) or not math.isfinite(high) or not low < high:
@@ -191,7 +194,7 @@ def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
     plain = plain or Parabola(float(x[best]), float(y[best]), None, None)
     at = min(max(plain.x, low), high)
     sd_all = (high - low) / (2 * Z95)
-    floor_sd = min(floor_sd, sd_all)
+    floor_sd = sd_all if believed is None else min(_STEP * spacing, sd_all)
     return Optimum(
         lr=2.0**at,
         low=2.0**low,
@@ -210,7 +213,7 @@ def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
         floor_sd=floor_sd,
         window=(float(fitted.lr_P[left]), float(fitted.lr_P[right - 1])),
         far=points.far,
-        degree=degree,
+        degree=believed.degree if believed else None,
         vertex_sd=plain.sd,
     )
 
@@ -253,8 +256,8 @@ def _valley(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, points: Points) -> t
 
 def _believed(
     x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, window: tuple[int, int], wide: tuple[int, int], spacing: float
-) -> tuple[int, float, float] | None:
-    """(degree, low, high) of the polynomial that can be believed; see the module."""
+) -> Believed | None:
+    """The polynomial that can be believed; see the module."""
     here, far = slice(*window), slice(*wide)
     x_W, y_W, sd_W = x[here], y[here], sd_P[here]
     low, high = float(x_W[0]) - spacing / 2, float(x_W[-1]) + spacing / 2
@@ -267,7 +270,7 @@ def _believed(
         if abs(judge.t) > SEEN or found.misfit < MISFIT or not (found.within(low, high) and more.within(low, high)):
             continue
         half = Z95 * math.hypot(_WIDER[degree] * found.sd, _STEP * spacing)
-        return degree, min(found.x, more.x) - half, max(found.x, more.x) + half
+        return Believed(degree, min(found.x, more.x) - half, max(found.x, more.x) + half)
     return None
 
 
