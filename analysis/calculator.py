@@ -27,6 +27,7 @@ from analysis.loss.fit import fit_loss_law
 from analysis.power.fit import fit_power_law
 from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
+from analysis.runs.least import least_losses
 from analysis.runs.optima import BOTH, Optima, locate, swept
 from analysis.runs.source import Runs
 from analysis.runs.surface import WINDOW
@@ -77,7 +78,7 @@ def fit(
     Args:
         runs: from `analysis.runs.source.load`.
         kind: lr, batch, lr+batch or loss.
-        estimator: `analysis.runs.target`; the loss law takes each size's best run.
+        estimator: `analysis.runs.target`; the loss law takes each size's least loss (`analysis.runs.least`).
         edges: what becomes of cells whose best rate is at an edge of their grid, `drop` or `censor`; by default
             `analysis.edges.DEFAULT`, and near-optimal keeps them as its authors do (`analysis.runs.target`).
         batch_rule: see the module; by default `best` where most sizes were run at three batches or more.
@@ -249,17 +250,12 @@ def _notes(rows: Targets, laws: dict[str, PowerLaw]) -> list[str]:
 
 
 def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
-    frame = runs.frame[runs.frame["status"] == "done"] if "status" in runs.frame else runs.frame
-    notes = list(runs.notes)
-    rows = frame
-    if "lr" in frame:
-        rows = frame.loc[frame.groupby(["params", "tokens"])["loss"].idxmin()]
-        notes.append(f"best of {len(frame)} runs at each of {len(rows)} sizes and token counts")
-    law = fit_loss_law(rows, delta=delta, form=form, draws=draws, seed=seed)
+    least = least_losses(runs)
+    law = fit_loss_law(least.frame, delta=delta, form=form, draws=draws, seed=seed)
     found = Law(
         name=runs.name,
         kind="loss",
-        estimator="best runs" if "lr" in frame else "all runs",
+        estimator=least.estimator,
         lr=None,
         batch=None,
         loss=law,
@@ -267,7 +263,7 @@ def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
         edge=None,
         conditions=runs.conditions,
         fixed={},
-        source={"name": runs.name, "fingerprint": runs.fingerprint, "runs": len(runs.frame), "rows": len(rows)},
-        notes=tuple(notes),
+        source={"name": runs.name, "fingerprint": runs.fingerprint, "runs": len(runs.frame), "rows": law.rows},
+        notes=(*runs.notes, *least.notes),
     )
-    return Fit(found, None, None, rows)
+    return Fit(found, None, None, least.frame)
