@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from loss_data import TRUTH, best_runs, budgets, chinchilla, grid, noisy, surface_of, with_noise
+from loss_data import TRUTH, at, best_runs, budgets, chinchilla, grid, noisy, surface_of, with_noise
 from scipy.optimize import minimize
 
+from analysis.loss.bootstrap import one_step, refit, resamples
 from analysis.loss.check import check
 from analysis.loss.fit import fit_loss_law
 from analysis.loss.isoflop import isoflop
 from analysis.loss.law import PARAMETERS, LossLaw, loss
+from analysis.loss.newton import minimise as newton
 from analysis.loss.profile import profiles_of
+from analysis.loss.search import prepared, search
+from analysis.loss.start import starts
 from lab.check import InputError
 
 pytestmark = pytest.mark.host
@@ -337,3 +341,34 @@ def test_profile_limits_agree_with_resampling() -> None:
         assert low is not None and high is not None
         resampled = law.interval(name)
         assert high - low == pytest.approx(resampled[1] - resampled[0], rel=0.15)
+
+
+def many(sd: float = 0.01, rows: int = 2500) -> pd.DataFrame:
+    """More rows than are searched from every start and resampled by refits."""
+    rng = np.random.default_rng(3)
+    params = np.exp(rng.uniform(np.log(3e7), np.log(3e9), rows))
+    tokens = np.exp(rng.uniform(np.log(1e9), np.log(1e11), rows))
+    return with_noise(at(params, tokens), sd)
+
+
+def test_many_rows_reach_the_optimum_by_way_of_a_part() -> None:
+    """All 79 starts searched over all rows end no lower than the few that a part of the rows leaves."""
+    data, goal = prepared(many(), 1e-3, "chinchilla", None, None, 1.0)
+    found = search(goal)
+    assert len(found.value_M) < 5 < len(starts(goal)) and data.clusters == 2500
+    whole = newton(goal, starts(goal)[::4], np.ones((1, 2500)))
+    assert found.value_M.min() == pytest.approx(whole.value_M.min(), rel=1e-9)
+    assert (found.value_M < found.value_M.min() * (1 + 1e-6)).sum() >= 3
+
+
+def test_one_step_resamples_spread_as_refits_do() -> None:
+    data, goal = prepared(many(), 1e-3, "chinchilla", None, None, 1.0)
+    best_1P = search(goal).theta_MP[:1]
+    weight_RC = resamples(data.cluster_C, 60, np.random.default_rng(0))
+    quick, slow = one_step(goal, best_1P, weight_RC), refit(goal, best_1P, weight_RC)
+    assert quick.theta_RP.std(axis=0) == pytest.approx(slow.theta_RP.std(axis=0), rel=0.25)
+    for place in range(5):
+        assert np.corrcoef(quick.theta_RP[:, place], slow.theta_RP[:, place])[0, 1] > 0.9
+    # A control: without weights that differ nothing moves.
+    still = one_step(goal, best_1P, np.ones((2, 2500))).theta_RP
+    assert still == pytest.approx(np.repeat(best_1P, 2, axis=0), abs=1e-6)

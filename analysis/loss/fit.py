@@ -13,6 +13,7 @@ Suffixes of arrays: M starts, S starts of resamples, C rows, P fitted numbers, Z
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,7 @@ def fit_loss_law(
     fixed_E: float | None = None,
     over: float = 1.0,
     seed_sd: float | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> LossLaw:
     """The loss law of the rows of `frame` (columns `params`, `tokens` and `loss` in nats per token).
 
@@ -68,15 +70,18 @@ def fit_loss_law(
         fixed_E: an asymptote that is known, nats per token; 0 for none.
         over: how much more an over-predicted row counts than an under-predicted one; 10 gives a lower envelope.
         seed_sd: seed noise in nats per token to redraw instead of rows.
+        progress: called with the name of each stage as it begins.
 
     Raises:
         InputError: for columns, rows or options that cannot be.
     """
     rows, goal = prepared(frame, delta, form, cluster, fixed_E, over)
+    progress(f"search over {goal.shape.rows} rows")
     best = _optimum(goal)
     others = _other_deltas(goal, best.theta_P)
     number = condition(goal, best.theta_P)
     unknown = _undetermined(rows, goal, number)
+    progress(f"{0 if unknown else draws} resamples")
     refits = bootstrap(
         goal,
         np.stack([best.theta_P, *(theta_P for _, theta_P, _ in others)]),
@@ -86,6 +91,7 @@ def fit_loss_law(
         seed=seed,
         seed_sd=seed_sd,
     )
+    progress("profiles")
     found = [] if unknown else profiles(goal, best.theta_P)
     unconverged = _unconverged(best)
     unknown += _unbounded(goal.shape, best, found, refits)

@@ -66,10 +66,12 @@ def minimise(
     lower_MP: np.ndarray | None = None,
     upper_MP: np.ndarray | None = None,
     steps: int = STEPS,
+    enough: float = ENOUGH,
 ) -> Minima:
     """Minima of F from every start, for a delta above 0.
 
-    Weights, log losses (the goal's unless given) and bounds (the form's unless given) may have one row for all.
+    Weights, log losses (the goal's unless given) and bounds (the form's unless given) may have one row for all.  A
+    search ends after `steps`, or where the next one promises less than `enough` of F.
     """
     size = start_MP.shape
     given = {
@@ -84,11 +86,13 @@ def minimise(
     for first in range(0, size[0], count):
         part = slice(first, first + count)
         block = {name: values[part] for name, values in whole.items()}
-        _block(goal, start_MP[part], block, Minima(*(value[part] for value in vars(ended).values())), steps)
+        _block(goal, start_MP[part], block, Minima(*(value[part] for value in vars(ended).values())), steps, enough)
     return ended
 
 
-def _block(goal: Objective, start_MP: np.ndarray, block: dict[str, np.ndarray], ended: Minima, steps: int) -> None:
+def _block(
+    goal: Objective, start_MP: np.ndarray, block: dict[str, np.ndarray], ended: Minima, steps: int, enough: float
+) -> None:
     """The searches of one block, written into the views `ended`; those that have ended leave the work."""
     theta_MP = np.clip(start_MP, block["lower_MP"], block["upper_MP"])
     count = len(theta_MP)
@@ -104,7 +108,7 @@ def _block(goal: Objective, start_MP: np.ndarray, block: dict[str, np.ndarray], 
     for step in range(steps + 1):
         rest_MP = _resting(search)
         decrement_M = _decrement(search.now, rest_MP)
-        done_M = (decrement_M <= ENOUGH * search.now.value_M + search.floor_M) | (search.damping_M > 1e12)
+        done_M = (decrement_M <= enough * search.now.value_M + search.floor_M) | (search.damping_M > 1e12)
         if step == steps:
             done_M[:] = True
         if done_M.any():

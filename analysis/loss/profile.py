@@ -20,10 +20,12 @@ from analysis.loss.law import LossLaw
 from analysis.loss.newton import minimise
 from analysis.loss.objective import Objective, jacobian, point, residuals
 from analysis.loss.search import prepared
+from analysis.loss.start import MANY
 
 CHI2 = 3.841458820694124  # 95 % of chi-squared with one degree of freedom
 _POINTS = 12  # held values on each side
 _INSIDE = 20  # rows from which the share within delta is known
+_STEPS, _ENOUGH = 60, 1e-8  # of refits to more than MANY rows: the limit lies where F has risen by far more
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def profiles(goal: Objective, theta_P: np.ndarray) -> list[Profile]:
         for array_MP in (start_MP, lower_MP, upper_MP):
             array_MP[part, place] = held[name]
         first += len(held[name])
-    found = minimise(goal, start_MP, ones_1C, lower_MP=lower_MP, upper_MP=upper_MP)
+    limits = {} if goal.shape.rows <= MANY else {"steps": _STEPS, "enough": _ENOUGH}
+    found = minimise(goal, start_MP, ones_1C, lower_MP=lower_MP, upper_MP=upper_MP, **limits)
     rise_M = np.maximum(found.value_M - best.value_M[0], 0) * factor
     ends = np.cumsum([len(held[name]) for name in names])
     rises = np.split(rise_M, ends[:-1])
@@ -94,19 +97,23 @@ def _exact(goal: Objective, theta_P: np.ndarray) -> bool:
 
 
 def _factor(goal: Objective, theta_P: np.ndarray) -> float:
-    """What turns a rise of F into the statistic.
-
-    psi' is 1 for rows within delta of the law.  Where they are fewer than 20 (or half of the rows), their density is
-    taken from as many of the nearest rows instead.
-    """
+    """What turns a rise of F into the statistic."""
     r_C = residuals(goal, theta_P[None])[0]
     weight_C = np.where(r_C < 0, goal.over, 1.0)
     psi_C = weight_C * np.clip(r_C, -goal.delta, goal.delta)
+    return 2 * float(inner(goal, r_C).sum()) / float((psi_C**2).sum()) * max(1 - len(theta_P) / len(r_C), 0.0)
+
+
+def inner(goal: Objective, r_C: np.ndarray) -> np.ndarray:
+    """psi' [C], weighted, of residuals: 1 for rows within delta of the law.
+
+    Where they are fewer than 20 (or half of the rows), their density is taken from as many of the nearest rows instead.
+    """
+    weight_C = np.where(r_C < 0, goal.over, 1.0)
     size_C = np.sort(np.abs(r_C))
     reach = max(goal.delta, float(size_C[min(_INSIDE, (len(r_C) + 1) // 2) - 1]))
     share = 1.0 if goal.delta == np.inf else goal.delta / reach
-    inside = share * float((weight_C * (np.abs(r_C) <= reach)).sum())
-    return 2 * inside / float((psi_C**2).sum()) * max(1 - len(theta_P) / len(r_C), 0.0)
+    return share * weight_C * (np.abs(r_C) <= reach)
 
 
 def _held(goal: Objective, theta_P: np.ndarray, name: str) -> np.ndarray:

@@ -10,14 +10,17 @@ import pandas as pd
 
 from analysis.loss.deviation import minimise_deviation, promised
 from analysis.loss.form import FORMS, check_form, surface
-from analysis.loss.newton import Minima, minimise
+from analysis.loss.newton import STEPS, Minima, minimise
 from analysis.loss.objective import Objective
 from analysis.loss.rows import Rows, rows_of
-from analysis.loss.start import starts
+from analysis.loss.start import MANY, starts, thinned
 from lab.check import require
 
 DELTA = 1e-3  # Huber's threshold of Hoffmann et al.
 AGREE = 1e-6  # relative difference of objectives that counts as the same
+_KEPT = 4  # ends of a part of many rows that are searched on with all of them
+_PART_STEPS, _PART_ENOUGH = 100, 1e-8
+_MANY_STEPS = 150  # of searches over many rows: those that need more have no end that the rows determine
 
 
 def prepared(
@@ -37,14 +40,21 @@ def prepared(
 
 
 def search(goal: Objective, more_MP: np.ndarray | None = None) -> Minima:
-    """The ends of all starts of `analysis.loss.start`, and of `more_MP`."""
+    """The ends of all starts of `analysis.loss.start`, and of `more_MP`.
+
+    Of more than MANY rows a part is searched from all starts first, and all rows from the lowest of its ends only.
+    """
     start_MP = starts(goal)
+    if goal.shape.rows > MANY and goal.delta > 0:
+        part = thinned(goal)
+        ends = minimise(part, start_MP, np.ones((1, part.shape.rows)), steps=_PART_STEPS, enough=_PART_ENOUGH)
+        start_MP = ends.theta_MP[np.argsort(ends.value_M, kind="stable")[:_KEPT]]
     if more_MP is not None:
         start_MP = np.concatenate([more_MP, start_MP])
     ones_C = np.ones(goal.shape.rows)
     if goal.delta == 0:
         return minimise_deviation(goal, start_MP, ones_C)
-    return minimise(goal, start_MP, ones_C[None])
+    return minimise(goal, start_MP, ones_C[None], steps=STEPS if goal.shape.rows <= MANY else _MANY_STEPS)
 
 
 def rounding(goal: Objective) -> float:

@@ -30,7 +30,7 @@ def starts(goal: Objective) -> np.ndarray:
     Data of more than MANY rows, where a start costs more and local minima are fewer, get about a quarter of them.
     """
     best, stride = (_BEST, _STRIDE) if goal.shape.rows <= MANY else (_BEST // 4, 2 * _STRIDE)
-    goal = _thinned(goal)
+    goal = thinned(goal)
     count = sum(name in goal.shape.names for name in ("alpha", "beta"))
     grid_GX = np.array(list(itertools.product(GRID, repeat=count)))
     theta_GP = projected(goal, grid_GX)
@@ -40,7 +40,7 @@ def starts(goal: Objective) -> np.ndarray:
     return theta_GP[np.union1d(np.argsort(value_G, kind="stable")[:best], spread)]
 
 
-def _thinned(goal: Objective) -> Objective:
+def thinned(goal: Objective) -> Objective:
     """The objective over some of the rows, where there are many."""
     if goal.shape.rows <= _ROWS:
         return goal
