@@ -199,13 +199,16 @@ def test_extrapolation_beyond_1e21_flops(shared: Path) -> None:
 def test_openeurollm_law_and_its_largest_size(shared: Path) -> None:
     frame = best_runs(shared)
     law = fit_loss_law(frame[frame["params"] < 1.7e9], draws=400)
-    assert law.rows == 45 and law.status == "ok"
+    # The drift of the errors below is misfit: quadratic terms explain 99 % of what is left about the law.
+    assert law.rows == 45 and law.status == "ill-fitting" and law.converged
     golden = {"E": 1.48865, "A": 149.63, "B": 160.60, "alpha": 0.28124, "beta": 0.25933}
     assert law.values() == pytest.approx(golden, rel=2e-5)
     assert law.objective == pytest.approx(2.02196e-4, rel=3e-6)
     held = frame[frame["params"] > 1.7e9].sort_values("tokens")
     error = 100 * (law.predict(held["params"], held["tokens"])[0] / held["loss"].to_numpy() - 1)
     assert error == pytest.approx([-0.23, 0.08, 0.38, 0.72, 1.04, 1.31], abs=0.006)
+    _, low, high = law.predict(held["params"], held["tokens"])
+    assert ((low < held["loss"]) & (held["loss"] < high)).all()
     # Recomputed with 400 resamples: standard errors of E, alpha and beta.
     spread = np.array(law.draws)[:, [0, 3, 4]].std(axis=0)
     assert spread == pytest.approx([0.207, 0.049, 0.078], rel=0.15)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.loss.adequacy import lack_of_fit, misfit
 from analysis.loss.bootstrap import CONVERGED, Refits, bootstrap
 from analysis.loss.form import TERMS, Surface, parameters
-from analysis.loss.law import PARAMETERS, Alternative, LossLaw, Range, Status
+from analysis.loss.law import PARAMETERS, Alternative, LackOfFit, LossLaw, Range, Status
 from analysis.loss.newton import minimise
 from analysis.loss.objective import Objective, residuals
 from analysis.loss.profile import Profile, condition, profiles
@@ -95,7 +96,8 @@ def fit_loss_law(
     found = [] if unknown else profiles(goal, best.theta_P)
     unconverged = _unconverged(best)
     unknown += _unbounded(goal.shape, best, found, refits)
-    status: Status = "unidentifiable" if unknown else "not converged" if unconverged else "ok"
+    lacking = lack_of_fit(rows, goal, best.theta_P)
+    status = _status(unknown, unconverged, lacking)
     law = LossLaw(
         form=form,
         **_named(goal.shape, best.theta_P),
@@ -118,9 +120,21 @@ def fit_loss_law(
         draws=_draws(goal.shape, refits),
         over=goal.over,
         fixed_E=goal.shape.fixed_E,
+        failed=refits.failed,
+        misfit=misfit(rows, goal, best.theta_P),
+        lack_of_fit=lacking,
     )
-    flags = (*unconverged, *unknown, *_moved(law), *_failed(refits), *rows.notes)
+    lack = [f"lack of fit: {lacking.words}"] if lacking is not None and lacking.found else []
+    flags = (*unconverged, *unknown, *lack, *_moved(law), *_failed(refits), *rows.notes)
     return dataclasses.replace(law, flags=flags)
+
+
+def _status(unknown: list[str], unconverged: list[str], lacking: LackOfFit | None) -> Status:
+    if unknown:
+        return "unidentifiable"
+    if unconverged:
+        return "not converged"
+    return "ill-fitting" if lacking is not None and lacking.found else "ok"
 
 
 def _optimum(goal: Objective) -> _Optimum:
@@ -232,4 +246,4 @@ def _failed(refits: Refits) -> list[str]:
     draws = refits.failed + len(refits.theta_RP)
     if refits.failed <= RARE * draws:
         return []
-    return [f"{refits.failed} of {draws} resamples did not converge and are left out of the intervals"]
+    return [f"{refits.failed} of {draws} resamples did not converge and count as beyond either end of the intervals"]

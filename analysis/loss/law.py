@@ -20,12 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analysis.loss.misfit import Misfit
 from lab.check import require
 
-Status = Literal["ok", "unidentifiable", "not converged"]
+Status = Literal["ok", "unidentifiable", "not converged", "ill-fitting"]
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 TAILS = (2.5, 97.5)  # per cent: every interval is one of 95 %
 FLOPS = 6.0  # FLOPs per parameter and token
+FARTHEST = math.log(100.0)  # of a limit from the prediction: one farther off bounds nothing
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,44 @@ class Range:
 
 
 @dataclass(frozen=True)
+class LackOfFit:
+    """The F test of quadratic terms added to a law (`analysis.loss.adequacy`): F, its degrees of freedom, and `share`,
+    the part of the residual variance that the terms explain."""
+
+    statistic: float
+    terms: int
+    freedom: int
+    p: float
+    share: float
+
+    @property
+    def found(self) -> bool:
+        """Whether the law misses more than noise explains: significant, and more than half of what is left."""
+        return self.p < 1e-3 and self.share > 0.5
+
+    @property
+    def words(self) -> str:
+        """The test in a line."""
+        return (
+            f"F = {self.statistic:.3g} with {self.terms} and {self.freedom} degrees of freedom, p = {self.p:.2g}: "
+            f"quadratic terms in ln N and ln D explain {self.share:.0%} of the residual variance"
+        )
+
+
+@dataclass(frozen=True)
 class LossLaw:
     """A loss law with everything that says how far to trust it.
 
     `objective` is the sum of Huber losses of log residuals at `delta` (0: of absolute deviations; inf: half the
-    squares).  `status` is "ok" only where the search converged and the data determine the numbers; `flags` say in words
-    what is wrong or was left out.  `agreeing` of `starts` starts ended within 1e-6 of the objective.  `condition` is
-    that of J'J over all rows in centred logs and columns of unit length.  `profile` holds 95 % limits of E, alpha and
-    beta from refits with that number fixed (None: open on that side).  `spread` are the 2.5 % and 97.5 % quantiles of
-    ln measured - ln predicted.  `draws` [R, Z] are PARAMETERS refitted to resamples, of what says `resampling`; there
-    are none where the data do not determine the numbers, since refits from one start would agree for no reason.
+    squares).  `status` is "ok" only where the search converged, the data determine the numbers and the law does not
+    lack fit; `flags` say in words what is wrong or was left out.  `agreeing` of `starts` starts ended within 1e-6 of
+    the objective.  `condition` is that of J'J over all rows in centred logs and columns of unit length.  `profile`
+    holds 95 % limits of E, alpha and beta from refits with that number fixed (None: open on that side).  `spread` are
+    the 2.5 % and 97.5 % quantiles of ln measured - ln predicted.  `draws` [R, Z] are PARAMETERS refitted to resamples,
+    of what says `resampling`; there are none where the data do not determine the numbers, since refits from one start
+    would agree for no reason; `failed` more did not converge, and count as lying beyond either limit.  `misfit` is what
+    intervals of predictions rest on, and `lack_of_fit` tells whether the form is right; None of a law of version 0.1.0,
+    or without degrees of freedom.
     A number that the form lacks is None.
     """
 
@@ -86,6 +116,9 @@ class LossLaw:
     draws: tuple[tuple[float | None, ...], ...]
     over: float = 1.0
     fixed_E: float | None = None
+    failed: int = 0
+    misfit: Misfit | None = None
+    lack_of_fit: LackOfFit | None = None
 
     def values(self) -> dict[str, float | None]:
         """The PARAMETERS by name."""
@@ -94,9 +127,11 @@ class LossLaw:
     def predict(self, params: Any, tokens: Any, noise: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(loss, low, high) of runs with N = `params` and D = `tokens`, which broadcast; in nats per token.
 
-        The 95 % limits are those of a new run: the distances to the percentiles of the draws and to `spread`, added
-        in quadrature in log loss.  `noise=False` leaves the spread out: limits of the law itself.  They are nan where
-        the law has no draws.
+        The 95 % limits are those of a new run.  They are the outer ones of two: those of `analysis.loss.misfit`, which
+        hold what the law misses and exist wherever the runs determine the prediction, whether or not they determine
+        every number; and, where there are draws, the distances to their percentiles and to `spread`, added in quadrature
+        in log loss, resamples that failed being at the farthest of the others.  nan: not bounded.  `noise=False` gives
+        limits of the law itself, over the draws.
 
         Raises:
             InputError: where a size or a number of tokens is not above 0.
@@ -106,13 +141,18 @@ class LossLaw:
             require(bool(np.all(given > 0)), f"{name}={given.min() if given.size else given} is not above 0")
         params, tokens = np.broadcast_arrays(params, tokens)
         value = loss(self.form, _vector(self.values()), params, tokens)
+        low = high = np.full(value.shape, np.nan)
         drawn = self._drawn(lambda one_Z: loss(self.form, one_Z, params[..., None], tokens[..., None]))
-        if drawn is None:
-            return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
-        low, high = (np.log(part / value) for part in np.percentile(drawn, TAILS, axis=-1))
-        if noise:
-            low = -np.hypot(np.minimum(low, 0), min(self.spread[0], 0))
-            high = np.hypot(np.maximum(high, 0), max(self.spread[1], 0))
+        if drawn is not None:
+            low, high = (np.log(part / value) for part in self._tails(drawn, drawn.min(axis=-1), drawn.max(axis=-1)))
+            if noise:
+                low = -np.hypot(np.minimum(low, 0), min(self.spread[0], 0))
+                high = np.hypot(np.maximum(high, 0), max(self.spread[1], 0))
+        if noise and self.misfit is not None:
+            limits = self.misfit.limits(self.form, self.values(), params.ravel(), tokens.ravel())
+            first, last = (part.reshape(value.shape) for part in limits)
+            low, high = np.fmin(low, first), np.fmax(high, last)
+        low, high = (np.where(np.abs(part) > FARTHEST, np.nan, part) for part in (low, high))
         return value, value * np.exp(low), value * np.exp(high)
 
     def interval(self, name: str) -> tuple[float, float]:
@@ -124,7 +164,7 @@ class LossLaw:
             drawn = self._drawn(lambda one_Z: one_Z[PARAMETERS.index(name)])
         if drawn is None or np.isnan(drawn).any():
             return math.nan, math.nan
-        low, high = np.percentile(drawn, TAILS)
+        low, high = self._tails(drawn, -math.inf, math.inf)
         return float(low), float(high)
 
     @property
@@ -161,13 +201,17 @@ class LossLaw:
             InputError: where a field is missing or unknown.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in stored]
+        later = ("failed", "misfit", "lack_of_fit")  # than version 0.1.0
+        missing = [name for name in names if name not in stored and name not in later]
         require(not missing, f"the loss law lacks {', '.join(missing)}: write it again with to_dict")
         unknown = [name for name in stored if name not in names]
         require(not unknown, f"the loss law has unknown fields {', '.join(unknown)}: take them out")
-        found = {name: _restored(stored[name]) for name in names}
+        found = {name: _restored(stored[name]) for name in names if name in stored}
         found["ranges"] = {name: Range(**one) for name, one in found["ranges"].items()}
         found["sensitivity"] = tuple(Alternative(**one) for one in found["sensitivity"])
+        for name, kind in (("misfit", Misfit), ("lack_of_fit", LackOfFit)):
+            if found.get(name) is not None:
+                found[name] = kind(**found[name])
         return cls(**found)
 
     def _split(self) -> np.ndarray:
@@ -186,8 +230,19 @@ class LossLaw:
         value = of(self.form, values_Z, product)
         if drawn is None:
             return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
-        low, high = np.percentile(drawn, TAILS, axis=-1)
+        low, high = self._tails(drawn, 0.0, math.inf)
         return value, low, high
+
+    def _tails(self, drawn: np.ndarray, least: Any, most: Any) -> tuple[np.ndarray, np.ndarray]:
+        """95 % percentile limits over the last axis; failed draws lie at `least` for one, `most` for the other."""
+        if not self.failed:
+            low, high = np.percentile(drawn, TAILS, axis=-1)
+            return low, high
+        beyond = np.ones((*drawn.shape[:-1], self.failed))
+        below, above = (np.asarray(end)[..., None] * beyond for end in (least, most))
+        low = np.percentile(np.concatenate([drawn, below], axis=-1), TAILS[0], axis=-1, method="lower")
+        high = np.percentile(np.concatenate([drawn, above], axis=-1), TAILS[1], axis=-1, method="higher")
+        return low, high
 
     def _drawn(self, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
         """`of` the draws, whose PARAMETERS it receives as [Z, R]; None where there are none."""
