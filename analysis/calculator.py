@@ -14,8 +14,9 @@ cells of the same rows under the same rule.
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ import pandas as pd
 from analysis.edges import Edges
 from analysis.law import Edge, Kind, Law, Penalty, Rival
 from analysis.loss.fit import fit_loss_law
+from analysis.loss.holdout import LossHoldout, hold_outs
+from analysis.loss.law import LossLaw
 from analysis.power.fit import fit_power_law
 from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
@@ -41,13 +44,30 @@ _TELLING = 3  # cells with a diverged rate that an edge needs
 
 
 @dataclass(frozen=True)
+class LossOptions:
+    """What `fit` passes on to `analysis.loss.fit.fit_loss_law`, whose arguments these are."""
+
+    cluster: str | None = None
+    fixed_E: float | None = None
+    over: float = 1.0
+    seed_sd: float | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
 class Fit:
-    """A law with the optima and the rows that it was fitted to; of a loss law the runs instead."""
+    """A law with the optima and the rows that it was fitted to; of a loss law the runs, and the way to fit them."""
 
     law: Law
     optima: Optima | None
     rows: Targets | None
     runs: pd.DataFrame | None = None
+    refit: Callable[[pd.DataFrame], LossLaw] | None = None
+
+    def judge_loss(self) -> tuple[list[LossHoldout], list[str]]:
+        """The loss law, fitted in the same way to smaller runs, on the larger ones; and what cannot be held out."""
+        assert self.runs is not None and self.refit is not None
+        return hold_outs(self.runs, self.refit)
 
     def judge(self, part: PowerLaw) -> Holdout:
         """One of the law's parts on sizes that it has not seen: the same rows, edges and weights, less one size.
@@ -72,6 +92,8 @@ def fit(
     seed: int = 0,
     delta: float = 1e-3,
     form: str = "chinchilla",
+    loss: LossOptions = LossOptions(),
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Fit:
     """Fit a law to runs.
 
@@ -86,7 +108,8 @@ def fit(
             fit it (Step Law, arXiv 2503.04715).
         window: of surfaces, the loss above the lowest up to which runs count, relative; None for all runs.
         draws, seed: of the cluster bootstrap.
-        delta, form: of the loss law (`analysis.loss.fit`).
+        delta, form, loss: of the loss law (`analysis.loss.fit`).
+        progress: called with the name of each stage of a loss law as it begins.
 
     Raises:
         InputError: the runs lack a column, an optimum, or more than one size or token count.
@@ -97,7 +120,7 @@ def fit(
         f"({'; '.join(map(str, list(dict.fromkeys(runs.frame.get('variant', [])))[:4]))})",
     )
     if kind == "loss":
-        return _loss(runs, delta, form, draws, seed)
+        return _loss(runs, draws, progress, delta=delta, form=form, seed=seed, **vars(loss))
     batch = _rule(runs, kind, batch_rule)
     rule = parse_estimator(estimator)
     return _optimum(runs, kind, rule, edges_of(rule, edges), batch, batch_regressors, window, draws, seed)
@@ -249,9 +272,16 @@ def _notes(rows: Targets, laws: dict[str, PowerLaw]) -> list[str]:
     return lines
 
 
-def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
+def _loss(runs: Runs, draws: int, progress: Callable[[str], None], **options: Any) -> Fit:
     least = least_losses(runs)
-    law = fit_loss_law(least.frame, delta=delta, form=form, draws=draws, seed=seed)
+    cluster = options["cluster"]
+    require(
+        cluster is None or cluster in least.frame or cluster not in runs.frame,
+        f"cluster={cluster} differs between runs of one size and token count, whose least loss is one row: give a "
+        "column that does not, as in params",
+    )
+    refit = partial(fit_loss_law, draws=draws, **options)
+    law = refit(least.frame, progress=progress)
     found = Law(
         name=runs.name,
         kind="loss",
@@ -266,4 +296,4 @@ def _loss(runs: Runs, delta: float, form: str, draws: int, seed: int) -> Fit:
         source={"name": runs.name, "fingerprint": runs.fingerprint, "runs": len(runs.frame), "rows": law.rows},
         notes=(*runs.notes, *least.notes),
     )
-    return Fit(found, None, None, least.frame)
+    return Fit(found, None, None, least.frame, refit)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lab.check import nearest, require
 from sweeps import options as shared
+from sweeps.patience import patience
 
 if TYPE_CHECKING:
-    from analysis.calculator import Fit
+    from analysis.calculator import Fit, LossOptions
     from analysis.law import Law
     from analysis.loss.law import LossLaw
     from analysis.power.law import PowerLaw
@@ -42,12 +43,38 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--form", default="chinchilla", help="of the loss law: chinchilla, tied, kaplan, tokens, params"
     )
+    _add_loss(parser)
     parser.add_argument("--draws", metavar="N", type=int, default=400, help="resamples behind intervals (default 400)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the resamples (default 0)")
     parser.add_argument("--out", metavar="FILE.json", type=Path, help="write the law there, for lrlab predict")
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw cells, law, residuals and profiles there")
     parser.add_argument("--holdout", action="store_true", help="judge the law by leaving out one size at a time")
     parser.add_argument("--json", action="store_true", help="print the law file")
+
+
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    """The options of the loss law alone."""
+    parser.add_argument(
+        "--objective", default="relative", help="of the loss law: relative (ln loss, default) or raw (nats)"
+    )
+    parser.add_argument(
+        "--over",
+        type=float,
+        default=1.0,
+        help="weight of over-predicted runs; 10 gives the loss law of a lower envelope",
+    )
+    parser.add_argument(
+        "--cluster", metavar="COLUMN", help="resample the loss law by this column, as in params, or a run's name"
+    )
+    parser.add_argument(
+        "--seed-sd", metavar="NATS", type=float, help="seed noise to redraw in the loss law's intervals"
+    )
+    parser.add_argument("--fixed-E", metavar="NATS", type=float, help="an asymptote of the loss law that is known")
+    parser.add_argument(
+        "--flops",
+        metavar="C,...",
+        help="budgets of 6 N D FLOPs: print the size and tokens of least loss, N*(C) and D*(C)",
+    )
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -65,6 +92,7 @@ def _fit(options: argparse.Namespace) -> int:
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
     require(out is None or not out.is_dir(), f"--out {out} is a folder: give a file, as in {out}/law.json")
     require(pictures is None or not pictures.is_file(), f"--pictures {pictures} is a file: give a folder")
+    budgets = _budgets(options)
     needed = ("params", "tokens", "loss") if options.law == "loss" else ("lr", "params", "tokens", "loss")
     runs = load(
         options.source,
@@ -73,23 +101,28 @@ def _fit(options: argparse.Namespace) -> int:
         require=(*needed, "batch") if "batch" in options.law else needed,
         where=shared.where(options.where),
     )
-    found = calculator.fit(
-        runs,
-        options.law,
-        estimator=options.estimator,
-        edges=shared.edges(options.edges),
-        batch_rule=options.batch_rule,
-        batch_regressors=_names(options.batch_regressors),
-        window=_window(options.window),
-        draws=options.draws,
-        seed=options.seed,
-        delta=options.delta,
-        form=options.form,
-    )
+    with patience(f"law of the {options.law}") as progress:
+        found = calculator.fit(
+            runs,
+            options.law,
+            estimator=options.estimator,
+            edges=shared.edges(options.edges),
+            batch_rule=options.batch_rule,
+            batch_regressors=_names(options.batch_regressors),
+            window=_window(options.window),
+            draws=options.draws,
+            seed=options.seed,
+            delta=options.delta,
+            form=options.form,
+            loss=_loss_options(options),
+            progress=progress,
+        )
     text = json.dumps(found.law.to_dict() | {"cells": cells_of(found)}, indent=1, allow_nan=False) + "\n"
     if out is not None:
         out.write_text(text)
     print(text if options.json else described(found), end="" if options.json else "\n")
+    if budgets and not options.json:
+        print(_split(found, budgets))
     if options.holdout and not options.json:
         print(judged(found))
     if pictures is not None:
@@ -101,6 +134,65 @@ def _fit(options: argparse.Namespace) -> int:
         sizes = "--params N --tokens D"
         print(f"law: {out}; ask it with\n  lrlab predict --law {out} {sizes}")
     return 0
+
+
+def _loss_options(options: argparse.Namespace) -> "LossOptions":
+    """The loss law's own options, refused with the other laws."""
+    from analysis.calculator import LossOptions
+
+    require(
+        options.objective in ("relative", "raw"),
+        f"--objective {options.objective} is not one of relative, raw{nearest(options.objective, ['relative', 'raw'])}",
+    )
+    found = LossOptions(
+        cluster=options.cluster,
+        fixed_E=options.fixed_E,
+        over=options.over,
+        seed_sd=options.seed_sd,
+        raw=options.objective == "raw",
+    )
+    for name, value in vars(found).items():
+        word = "--objective raw" if name == "raw" else f"--{name.replace('_', '-')}"
+        usual = getattr(LossOptions(), name)
+        require(options.law == "loss" or value == usual, f"{word} is about --law loss: leave it out with {options.law}")
+    return found
+
+
+def _budgets(options: argparse.Namespace) -> list[float]:
+    """`1e21,1e22` as numbers.
+
+    Raises:
+        InputError: a part is no number above 0, or the law is none of the loss.
+    """
+    if options.flops is None:
+        return []
+    require(options.law == "loss", f"--flops is about --law loss: leave it out with {options.law}")
+    found = []
+    for part in options.flops.split(","):
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(math.nan)
+        require(0 < found[-1] < math.inf, f"--flops {part} is not a number above 0: write it as in 1e21,1e22")
+    return found
+
+
+def _split(found: "Fit", budgets: list[float]) -> str:
+    """The size and tokens of least loss of budgets, in lines."""
+    from sweeps.column import aligned
+
+    law = found.law.loss
+    assert law is not None
+    rows = [["budget", "N*", "95 % interval", "D*", "95 % interval", "loss", "95 % prediction interval"]]
+    for flops in budgets:
+        params, tokens = ([float(part) for part in of(flops)] for of in (law.best_params, law.best_tokens))
+        least = [float(part) for part in law.predict(params[0], tokens[0])]
+        rows.append([f"{flops:.3g}"])
+        rows[-1] += [word for one in (params, tokens) for word in (f"{one[0]:.4g}", f"{one[1]:.3g} .. {one[2]:.3g}")]
+        rows[-1] += [f"{least[0]:.4f}", f"{least[1]:.4f} .. {least[2]:.4f}"]
+    low, high = law.interval("a")
+    told = f"\nleast loss of budgets C = 6 N D: N* ~ C^{law.params_exponent:.3f} ({low:.3f} .. {high:.3f})"
+    return "\n".join([told, *aligned(rows)])
 
 
 def cells_of(found: "Fit") -> list[dict[str, Any]]:
@@ -159,6 +251,8 @@ def judged(found: "Fit") -> str:
     """The law and its rivals on sizes that they have not seen, in lines."""
     from sweeps.column import aligned
 
+    if found.law.loss is not None:
+        return _judged_loss(found)
     parts = [part for part in (found.law.lr, found.law.batch) if part is not None]
     words = "(octaves; intervals of 95 %; score of Winkler, ratio to that of iid)"
     lines = [f"\none size left out at a time{_counts(found.law)} {words}"]
@@ -172,6 +266,25 @@ def judged(found: "Fit") -> str:
         ]
         lines += aligned([header, *rows])
     return "\n".join(lines)
+
+
+def _judged_loss(found: "Fit") -> str:
+    """The loss law and the straight line in logs on runs larger than those fitted, in lines."""
+    from sweeps.column import aligned
+
+    held, notes = found.judge_loss()
+    lines = []
+    for one in held:
+        summary = one.summary
+        new = len(one.rows) // len(summary)
+        lines.append(f"\nlargest {one.protocol} left out: {one.fitted} rows fitted, {new} predicted (ln L; 95 %)")
+        rows = [["", "rms error", "covered", "width", "score", "ratio"]]
+        for method, row in summary.items():
+            rows.append([method, f"{row['rms']:.2%}", f"{row['covered']:.0%}"])
+            rows[-1] += [f"{row[name]:.3g}" for name in ("width", "score", "ratio")]
+        lines += aligned(rows)
+    lines += [f"note: {note}" for note in notes]
+    return "\n".join([*lines, "logs: least squares of ln L on ln N and ln D; score of Winkler, ratio to that of logs"])
 
 
 def _power(part: "PowerLaw", law: "Law") -> str:
@@ -216,8 +329,13 @@ def _loss(law: "LossLaw") -> str:
             low, high = law.interval(name)
             others = [getattr(other, name) for other in law.sensitivity]
             rows.append([name, f"{value:.6g}", f"{low:.4g} .. {high:.4g}", *(f"{other:.5g}" for other in others)])
-    lines = [f"\nloss law {law.form}, delta {law.delta:g}: objective {law.objective:.8g}, {law.status}", *aligned(rows)]
+    how = f"{'raw residuals, ' if law.raw else ''}delta {law.delta:g}"
+    how += "" if law.over == 1 else f", over-prediction x{law.over:g}"
+    lines = [f"\nloss law {law.form}, {how}: objective {law.objective:.8g}, {law.status}", *aligned(rows)]
     lines.append(f"{law.agreeing} of {law.starts} starts agree; condition number {law.condition:.3g}; {law.rows} rows")
+    lines += [f"intervals over resamples of {law.resampling}"] if law.draws else []
+    if law.lack_of_fit is not None and not law.lack_of_fit.found:
+        lines.append(f"lack of fit: {law.lack_of_fit.words}")
     return "\n".join([*lines, *(f"flag: {flag}" for flag in law.flags)])
 
 

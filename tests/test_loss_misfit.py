@@ -160,7 +160,7 @@ def test_limits_of_groups_are_those_of_the_rows() -> None:
     one: dict[str, Any] = {field.name: getattr(law.misfit, field.name) for field in dataclasses.fields(Misfit)}
     names = ("log_params", "log_tokens", "residual", "count")
     more: dict[str, Any] = {name: one[name] * 3 for name in names}
-    rows = Misfit(**(one | more | {"freedom": 103}))
+    rows = dataclasses.replace(law.misfit, freedom=103, **more)
     groups = dataclasses.replace(law.misfit, count=(3.0,) * 36, freedom=103)
     places = np.array([1e8, 1e10]), np.array([1e10, 1e12])
     wanted = rows.limits("chinchilla", law.values(), *places)

@@ -65,8 +65,10 @@ def one_step(goal: Objective, start_SP: np.ndarray, weight_RC: np.ndarray, y_RC:
         goal = dataclasses.replace(goal, delta=SMOOTH)
     theta_P, shape = start_SP[0], goal.shape
     slope_PC, fitted_C = jacobian(shape, theta_P[None])[0], goal.y_C - residuals(goal, theta_P[None])[0]
-    inner_C = inner(goal, goal.y_C - fitted_C)
-    r_RC = (goal.y_C[None] if y_RC is None else y_RC) - fitted_C
+    if goal.raw:
+        slope_PC = slope_PC * np.exp(fitted_C)
+    inner_C = inner(goal, goal.gaps(fitted_C, goal.y_C))
+    r_RC = goal.gaps(fitted_C, goal.y_C[None] if y_RC is None else y_RC)
     psi_RC = np.where(r_RC < 0, goal.over, 1.0) * np.clip(r_RC, -goal.delta, goal.delta)
     free_P = (theta_P > shape.lower_P) & (theta_P < shape.upper_P)
     slope_PC = slope_PC[free_P]

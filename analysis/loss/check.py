@@ -35,6 +35,7 @@ def check(
     form: str | None = None,
     fixed_E: float | None = None,
     over: float | None = None,
+    raw: bool | None = None,
 ) -> Verdict:
     """The verdict on a law, or on E, A, B, alpha and beta by name, for the rows of `frame` (params, tokens, loss).
 
@@ -48,8 +49,9 @@ def check(
         delta = known.delta if delta is None else delta
         fixed_E = known.fixed_E if fixed_E is None else fixed_E
         over = known.over if over is None else over
+        raw = known.raw if raw is None else raw
     delta, over = DELTA if delta is None else delta, 1.0 if over is None else over
-    _, goal = prepared(frame, delta, form or (known.form if known else "chinchilla"), None, fixed_E, over)
+    _, goal = prepared(frame, delta, form or (known.form if known else "chinchilla"), None, fixed_E, over, bool(raw))
     given = law.values() if isinstance(law, LossLaw) else law
     given_P = fitted_vector(goal.shape, given)
     value_M = values(goal, given_P[None], np.ones((1, goal.shape.rows)))

@@ -58,6 +58,7 @@ def fit_loss_law(
     fixed_E: float | None = None,
     over: float = 1.0,
     seed_sd: float | None = None,
+    raw: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> LossLaw:
     """The loss law of the rows of `frame` (columns `params`, `tokens` and `loss` in nats per token).
@@ -71,12 +72,13 @@ def fit_loss_law(
         fixed_E: an asymptote that is known, nats per token; 0 for none.
         over: how much more an over-predicted row counts than an under-predicted one; 10 gives a lower envelope.
         seed_sd: seed noise in nats per token to redraw instead of rows.
+        raw: residuals in nats per token instead of log loss, `delta` too: the larger losses then count for more.
         progress: called with the name of each stage as it begins.
 
     Raises:
         InputError: for columns, rows or options that cannot be.
     """
-    rows, goal = prepared(frame, delta, form, cluster, fixed_E, over)
+    rows, goal = prepared(frame, delta, form, cluster, fixed_E, over, raw)
     progress(f"search over {goal.shape.rows} rows")
     best = _optimum(goal)
     others = _other_deltas(goal, best.theta_P)
@@ -120,6 +122,7 @@ def fit_loss_law(
         draws=_draws(goal.shape, refits),
         over=goal.over,
         fixed_E=goal.shape.fixed_E,
+        raw=goal.raw,
         failed=refits.failed,
         misfit=misfit(rows, goal, best.theta_P),
         lack_of_fit=lacking,

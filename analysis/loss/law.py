@@ -80,16 +80,16 @@ class LackOfFit:
 class LossLaw:
     """A loss law with everything that says how far to trust it.
 
-    `objective` is the sum of Huber losses of log residuals at `delta` (0: of absolute deviations; inf: half the
-    squares).  `status` is "ok" only where the search converged, the data determine the numbers and the law does not
-    lack fit; `flags` say in words what is wrong or was left out.  `agreeing` of `starts` starts ended within 1e-6 of
-    the objective.  `condition` is that of J'J over all rows in centred logs and columns of unit length.  `profile`
-    holds 95 % limits of E, alpha and beta from refits with that number fixed (None: open on that side).  `spread` are
-    the 2.5 % and 97.5 % quantiles of ln measured - ln predicted.  `draws` [R, Z] are PARAMETERS refitted to resamples,
-    of what says `resampling`; there are none where the data do not determine the numbers, since refits from one start
-    would agree for no reason; `failed` more did not converge, and count as lying beyond either limit.  `misfit` is what
-    intervals of predictions rest on, and `lack_of_fit` tells whether the form is right; None of a law of version 0.1.0,
-    or without degrees of freedom.
+    `objective` is the sum of Huber losses of log residuals (`raw`: of residuals in nats) at `delta` (0: of absolute
+    deviations; inf: half the squares).  `status` is "ok" only where the search converged, the data determine the
+    numbers and the law does not lack fit; `flags` say in words what is wrong or was left out.  `agreeing` of `starts`
+    starts ended within 1e-6 of the objective.  `condition` is that of J'J over all rows in centred logs and columns of
+    unit length.  `profile` holds 95 % limits of E, alpha and beta from refits with that number fixed (None: open on
+    that side).  `spread` are the 2.5 % and 97.5 % quantiles of ln measured - ln predicted.  `draws` [R, Z] are
+    PARAMETERS refitted to resamples, of what says `resampling`; there are none where the data do not determine the
+    numbers, since refits from one start would agree for no reason; `failed` more did not converge, and count as lying
+    beyond either limit.  `misfit` is what intervals of predictions rest on, and `lack_of_fit` tells whether the form is
+    right; None of a law of version 0.1.0, or without degrees of freedom.
     A number that the form lacks is None.
     """
 
@@ -116,6 +116,7 @@ class LossLaw:
     draws: tuple[tuple[float | None, ...], ...]
     over: float = 1.0
     fixed_E: float | None = None
+    raw: bool = False
     failed: int = 0
     misfit: Misfit | None = None
     lack_of_fit: LackOfFit | None = None
@@ -129,9 +130,9 @@ class LossLaw:
 
         The 95 % limits are those of a new run.  They are the outer ones of two: those of `analysis.loss.misfit`, which
         hold what the law misses and exist wherever the runs determine the prediction, whether or not they determine
-        every number; and, where there are draws, the distances to their percentiles and to `spread`, added in quadrature
-        in log loss, resamples that failed being at the farthest of the others.  nan: not bounded.  `noise=False` gives
-        limits of the law itself, over the draws.
+        every number; and, where there are draws, the distances to their percentiles and to `spread`, added in
+        quadrature in log loss, resamples that failed being at the farthest of the others.  nan: not bounded.
+        `noise=False` gives limits of the law itself, over the draws.
 
         Raises:
             InputError: where a size or a number of tokens is not above 0.
@@ -201,7 +202,7 @@ class LossLaw:
             InputError: where a field is missing or unknown.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        later = ("failed", "misfit", "lack_of_fit")  # than version 0.1.0
+        later = ("raw", "failed", "misfit", "lack_of_fit")  # than version 0.1.0
         missing = [name for name in names if name not in stored and name not in later]
         require(not missing, f"the loss law lacks {', '.join(missing)}: write it again with to_dict")
         unknown = [name for name in stored if name not in names]

@@ -5,6 +5,7 @@ With r = ln L - ln L(N, D; theta), weights w (how often a resample holds a row) 
     F = sum_c w_c v_c huber(r_c),  huber(r) = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2),
 
 v_c = `over` where the law lies above the measurement (r < 0) and 1 elsewhere (a lower envelope for `over` > 1).
+With `raw` residuals r = L - L(N, D; theta) instead, in nats per token, and L(theta) = exp(m) below.
 delta = inf gives least squares and delta = 0 stands for least absolute deviations, F = sum w v |r|, which `values`
 knows and `analysis.loss.deviation` minimises.  It is the sum of Hoffmann et al. (arXiv 2203.15556, Eq. 3), never a
 mean.  For the soft sum of `analysis.loss.form`, p_k = softmax(t_k / tau), z_k = dt_k/dtheta - (t_k / tau) dtau/dtheta,
@@ -32,11 +33,17 @@ class Objective:
     y_C: np.ndarray
     delta: float
     over: float = 1.0
+    raw: bool = False
 
     @property
     def floor(self) -> float:
         """The objective of rows that fit to rounding, per unit of weight: smaller differences mean nothing."""
-        return 0.5 * (4e-16 * max(1.0, float(np.abs(self.y_C).max()))) ** 2
+        size = float(np.exp(self.y_C.max())) if self.raw else float(np.abs(self.y_C).max())
+        return 0.5 * (4e-16 * max(1.0, size)) ** 2
+
+    def gaps(self, m_MC: np.ndarray, y_MC: np.ndarray) -> np.ndarray:
+        """The residuals that are minimised: of log losses m and y, or of the losses themselves."""
+        return np.exp(y_MC) - np.exp(m_MC) if self.raw else y_MC - m_MC
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,14 @@ def residuals(goal: Objective, theta_MP: np.ndarray) -> np.ndarray:
     return goal.y_C - soft_sum(goal.shape, theta_MP)[0]
 
 
+def gaps(goal: Objective, theta_MP: np.ndarray) -> np.ndarray:
+    """The residuals that are minimised, [M, C]."""
+    return goal.gaps(soft_sum(goal.shape, theta_MP)[0], goal.y_C)
+
+
 def values(goal: Objective, theta_MP: np.ndarray, weight_MC: np.ndarray) -> np.ndarray:
     """F [M]."""
-    r_MC = residuals(goal, theta_MP)
+    r_MC = gaps(goal, theta_MP)
     if goal.delta == 0:
         return (np.abs(r_MC) * np.where(r_MC < 0, goal.over, 1.0) * weight_MC).sum(axis=1)
     return _huber(goal, r_MC, weight_MC)[0]
@@ -106,8 +118,11 @@ def point(goal: Objective, theta_MP: np.ndarray, weight_MC: np.ndarray, y_MC: np
     """F and its derivatives at every theta, with log losses `y_MC`; these and the weights may have one row for all."""
     shape = goal.shape
     m_MC, p, u = soft_sum(shape, theta_MP)
-    r_MC = y_MC - m_MC
-    value_M, psi_MC, inner_MC, outer_MC = _huber(goal, r_MC, weight_MC)
+    value_M, psi_MC, inner_MC, outer_MC = _huber(goal, goal.gaps(m_MC, y_MC), weight_MC)
+    if goal.raw:  # dL = L dm and d2L = L (dm dm' + d2m)
+        loss_MC = np.exp(m_MC)
+        psi_MC = psi_MC * loss_MC
+        inner_MC, outer_MC = inner_MC * loss_MC**2 - psi_MC, outer_MC * loss_MC**2
     g_MPC, zbar_MPC = _slopes(shape, p, u)
     tau_M = np.ones(len(theta_MP)) if shape.hot is None else theta_MP[:, shape.hot]
     bend_MPP = _curvature(shape, p, u, psi_MC) - _outer(zbar_MPC, psi_MC)

@@ -18,7 +18,7 @@ from analysis.loss.deviation import SMOOTH
 from analysis.loss.form import fitted_vector
 from analysis.loss.law import LossLaw
 from analysis.loss.newton import minimise
-from analysis.loss.objective import Objective, jacobian, point, residuals
+from analysis.loss.objective import Objective, gaps, jacobian, point, residuals
 from analysis.loss.search import prepared
 from analysis.loss.start import MANY
 
@@ -56,7 +56,7 @@ def profiles_of(frame: pd.DataFrame, law: LossLaw) -> list[Profile]:
     Raises:
         InputError: for columns or rows that cannot be.
     """
-    _, goal = prepared(frame, law.delta, law.form, None, law.fixed_E, law.over)
+    _, goal = prepared(frame, law.delta, law.form, None, law.fixed_E, law.over, law.raw)
     return profiles(goal, fitted_vector(goal.shape, law.values()))
 
 
@@ -98,7 +98,7 @@ def _exact(goal: Objective, theta_P: np.ndarray) -> bool:
 
 def _factor(goal: Objective, theta_P: np.ndarray) -> float:
     """What turns a rise of F into the statistic."""
-    r_C = residuals(goal, theta_P[None])[0]
+    r_C = gaps(goal, theta_P[None])[0]
     weight_C = np.where(r_C < 0, goal.over, 1.0)
     psi_C = weight_C * np.clip(r_C, -goal.delta, goal.delta)
     return 2 * float(inner(goal, r_C).sum()) / float((psi_C**2).sum()) * max(1 - len(theta_P) / len(r_C), 0.0)

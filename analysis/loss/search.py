@@ -24,7 +24,13 @@ _MANY_STEPS = 150  # of searches over many rows: those that need more have no en
 
 
 def prepared(
-    frame: pd.DataFrame, delta: float, form: str, cluster: str | None, fixed_E: float | None, over: float
+    frame: pd.DataFrame,
+    delta: float,
+    form: str,
+    cluster: str | None,
+    fixed_E: float | None,
+    over: float,
+    raw: bool = False,
 ) -> tuple[Rows, Objective]:
     """The usable rows of a frame and the objective over them.
 
@@ -34,9 +40,10 @@ def prepared(
     check_form(form, fixed_E)
     require(delta >= 0, f"delta={delta} is not a threshold: give 0 (absolute deviations) to inf (least squares)")
     require(0 < over < math.inf, f"over={over} is not above 0: give 1 for a symmetric fit, 10 for a lower envelope")
+    require(not raw or delta > 0, "delta=0 is for relative residuals: give a delta above 0, as in 1e-3")
     rows = rows_of(frame, cluster, len(FORMS[form]) - (fixed_E is not None), form)
     shape = surface(form, rows.params_C, rows.tokens_C, rows.loss_C, fixed_E)
-    return rows, Objective(shape, np.log(rows.loss_C), float(delta), float(over))
+    return rows, Objective(shape, np.log(rows.loss_C), float(delta), float(over), raw)
 
 
 def search(goal: Objective, more_MP: np.ndarray | None = None) -> Minima:
