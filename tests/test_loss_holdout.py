@@ -51,7 +51,8 @@ def test_the_line_in_logs_is_that_of_least_squares() -> None:
     value, low, high = logs(frame, pd.DataFrame({"params": [1e8, 1e10], "tokens": [1e10, 1e12], "loss": [1.0, 1.0]}))
     assert value == pytest.approx([30 * 1e8**-0.05 * 1e10**-0.07, 30 * 1e10**-0.05 * 1e12**-0.07], rel=0.02)
     half = np.log(high / low) / 2
-    assert half == pytest.approx(np.log(high / value)) and half[0] == pytest.approx(0.0205, rel=0.25) < half[1]
+    assert half == pytest.approx(np.log(high / value))
+    assert half[0] == pytest.approx(0.0205, rel=0.25) and half[0] < half[1]
 
 
 def test_what_cannot_be_held_out_is_a_note() -> None:
