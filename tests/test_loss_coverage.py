@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 
 from analysis.loss.fit import fit_loss_law
-from benchmarks.loss_coverage import NOISES, TRUTHS, judge, of_public, of_truth, pooled, simulated
+from benchmarks.loss_coverage import NOISES, TRUTHS, UNSEEN, judge, of_public, of_truth, pooled, simulated
 
 pytestmark = pytest.mark.host
 
 
-@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("truth", [truth for truth in TRUTHS if truth != UNSEEN])
 def test_simulated_truths_are_covered(truth: str) -> None:
-    """Six laws each of the largest third of sizes, token counts and budgets; a narrow interval would show."""
-    found = pooled(list(of_truth(truth, NOISES[0], 6).values()))
-    assert found.covered["law"] >= 0.85, found
+    """Three laws each, the largest third of sizes, token counts and budgets left out: 120 runs."""
+    found = pooled(list(of_truth(truth, NOISES[0], 3).values()))
+    assert found.covered["law"] >= 0.8, found
     assert found.score["law"] < found.score["logs"]
+
+
+def test_what_no_run_shows_is_not_covered() -> None:
+    """A control: data that repeat beyond all fitted token counts."""
+    found = of_truth(UNSEEN, NOISES[0], 3)["token counts"]
+    assert found.covered["law"] < 0.8, found
 
 
 def test_where_version_0_1_0_does_not_hold() -> None:
@@ -25,7 +31,7 @@ def test_where_version_0_1_0_does_not_hold() -> None:
     frames = [simulated("mixed term", NOISES[0], rng) for _ in range(2)]
     parts = [judge(frame, lambda seen: fit_loss_law(seen, draws=40), "budgets", 1 / 3) for frame in frames]
     found = pooled(parts)
-    assert found.covered["0.1.0"] < 0.75 and found.covered["law"] >= 0.9, found
+    assert found.covered["0.1.0"] < 0.6 and found.covered["law"] >= 0.9, found
 
 
 @pytest.mark.slow
