@@ -61,7 +61,7 @@ def test_what_cannot_be_held_out_is_a_note() -> None:
     with pytest.raises(InputError, match="largest sizes, 10 rows of 2 sizes and 5 token counts are left"):
         hold_out(frame, law_of, "sizes")
     found, notes = hold_outs(frame, law_of)
-    assert [one.protocol for one in found] == ["token counts"] and len(notes) == 2
+    assert [one.protocol for one in found] == ["token counts", "budgets"] and len(notes) == 1
     with pytest.raises(InputError, match="protocol=seeds"):
         hold_out(frame, law_of, "seeds")
 
