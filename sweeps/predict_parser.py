@@ -11,6 +11,8 @@ from sweeps import options as shared
 if TYPE_CHECKING:
     from analysis.prediction import Prediction
 
+_ROUNDED = 1.02  # times outside a range that rounding to whole updates explains
+
 
 def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add `predict`; `command` makes its parser."""
@@ -63,7 +65,9 @@ def text(found: "Prediction") -> str:
         lines.append(f"regret         {found.regret:.3%} of the loss is to be expected above the best setting")
     if found.diverge is not None:
         lines.append(f"divergence     {found.diverge:.1%} probable at this rate")
-    lines += [f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > 1]
+    lines += [
+        f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > _ROUNDED
+    ]
     if found.recipe:
         lines.append("the runs behind the law: " + "; ".join(f"{name} {value}" for name, value in found.recipe.items()))
     if found.conditions:
