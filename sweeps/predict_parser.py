@@ -62,9 +62,15 @@ def text(found: "Prediction") -> str:
     if found.loss is not None:
         lines.append(f"loss           {found.loss:.4f} nats per token{_limits(found.loss_low, found.loss_high)}")
     if found.regret is not None:
-        lines.append(f"regret         {found.regret:.3%} of the loss is to be expected above the best setting")
+        told = f"regret         {found.regret:.3%} of the loss is to be expected above the best setting"
+        if found.regret_low is not None and found.regret_high is not None:
+            told += f"  (95 % of such runs {found.regret_low:.3%} .. {found.regret_high:.3%})"
+        lines.append(told)
     if found.diverge is not None:
-        lines.append(f"divergence     {found.diverge:.1%} probable at this rate")
+        edge = ""
+        if found.edge is not None:
+            edge = f"; runs begin to diverge at {found.edge:.4g}{_limits(found.edge_low, found.edge_high)}"
+        lines.append(f"divergence     {found.diverge:.1%} probable at this rate{edge}")
     lines += [
         f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > _ROUNDED
     ]
