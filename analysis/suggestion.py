@@ -19,7 +19,6 @@ import numpy as np
 from analysis.drift import Cell
 from analysis.power import belief
 from analysis.power.fit import Solved
-from analysis.power.law import PowerLaw
 
 ENOUGH = 5  # rates in a window that need no more
 SCENARIOS = 64  # of what cells turn out to be
@@ -69,7 +68,6 @@ def repairs(cells: Sequence[Cell]) -> list[Suggestion]:
 
 
 def chosen(
-    law: PowerLaw,
     solved: Solved,
     places: Sequence[Place],
     target: Mapping[str, float],
@@ -82,19 +80,19 @@ def chosen(
     """Up to `count` new cells, one after another, each the best given those before it.
 
     Args:
-        solved: what the law was made of (`analysis.power.fit.solve`).
+        solved: what the law is made of (`analysis.power.fit.solve`).
         error: variance of ln lr* that a cell's own noise has.
         grid: the rates to run, as ratios to the law's rate in the cell.
         budget: FLOPs of all cells together; None for any.
 
     A law whose runs bound no prediction has no gains: the cheapest new sizes come first.
     """
-    if not law.nodes:
-        return [_suggested(law, place, None, grid) for place in _cheapest(solved, places, count, budget)]
+    if not solved.bounded:
+        return [_suggested(solved, place, None, grid) for place in _cheapest(solved, places, count, budget)]
     ways = (True, False) if budget is not None else (True,)
-    found = [_taken(law, solved, places, target, count, error, budget, per_flop) for per_flop in ways]
+    found = [_taken(solved, places, target, count, error, budget, per_flop) for per_flop in ways]
     best = min(found, key=lambda one: one[1])[0]
-    return [_suggested(law, place, gain, grid) for place, gain in best]
+    return [_suggested(solved, place, gain, grid) for place, gain in best]
 
 
 def _cheapest(solved: Solved, places: Sequence[Place], count: int, budget: float | None) -> list[Place]:
@@ -107,7 +105,6 @@ def _cheapest(solved: Solved, places: Sequence[Place], count: int, budget: float
 
 
 def _taken(
-    law: PowerLaw,
     solved: Solved,
     places: Sequence[Place],
     target: Mapping[str, float],
@@ -117,14 +114,14 @@ def _taken(
     per_flop: bool,
 ) -> tuple[list[tuple[Place, float]], float]:
     """(places with their gains, the width that they leave), greedily by gain per FLOP or by gain."""
-    now, goal_P, left = belief.begin(solved, SCENARIOS), law.row(target), list(places)
+    now, goal_P, left = belief.begin(solved, SCENARIOS), solved.row(target), list(places)
     found: list[tuple[Place, float]] = []
     before = belief.width(now, goal_P)
     while left and len(found) < count:
         spent = sum(place.flops for place, _ in found)
         left = [place for place in left if budget is None or spent + place.flops <= budget]
         # The same draws for every place, so that chance does not choose among them.
-        tried = [belief.after(now, law.row(place.at), place.size, error, len(found)) for place in left]
+        tried = [belief.after(now, solved.row(place.at), place.size, error, len(found)) for place in left]
         widths = [belief.width(one, goal_P) for one in tried]
         gains = [1 - width / before for width in widths]
         if not left:
@@ -141,8 +138,8 @@ def together(gains: Sequence[float]) -> float:
     return 1 - float(np.prod([1 - gain for gain in gains]))
 
 
-def _suggested(law: PowerLaw, place: Place, gain: float | None, grid: Sequence[float]) -> Suggestion:
-    middle = law.predict(place.at).value
+def _suggested(solved: Solved, place: Place, gain: float | None, grid: Sequence[float]) -> Suggestion:
+    middle = float(np.exp(solved.row(place.at) @ solved.coefficients_P))
     told = "a size that the law lacks"
     if gain is not None:
         told = f"narrows the prediction interval at the target by {max(gain, 0.0):.1%}"

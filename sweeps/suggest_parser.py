@@ -131,7 +131,7 @@ def _new_cells(
     count = options.cells if options.cells is not None else _CELLS if budget is None else _MOST
     assert fit.rows is not None
     solved = solve(fit.rows, "lr", law.regressors)
-    new = chosen(law, solved, places, target, count=count, error=error, grid=_RATIOS, budget=budget)
+    new = chosen(solved, places, target, count=count, error=error, grid=_RATIOS, budget=budget)
     gains = [one.gain for one in new if one.gain is not None]
     if gains:
         cost = sum(one.flops or 0.0 for one in new)

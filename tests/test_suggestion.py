@@ -17,13 +17,14 @@ from analysis.suggestion import Place, chosen
 from analysis.target import Level, Target, Targets
 from lab import store
 from lab.check import InputError
-from lab.config import RunConfig
+from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
 from lab.override import apply
+from lab.record import Provenance, Result, record
 from sweeps import catalog, launch, run_list
 from sweeps.cli import main
 from sweeps.place import beyond
-from sweeps.sweep import Sweep, axis, product, resolved
+from sweeps.sweep import Sweep, axis, product, resolved, zipped
 from sweeps.table import console
 
 RATES = (0.5, 1.0, 2.0)
@@ -66,37 +67,37 @@ def place(params: float, tokens: float, flops: float = 1.0) -> Place:
     return Place({"params": params, "tokens": tokens}, {"params": params, "tokens": tokens}, params, flops)
 
 
-def suggest(law: PowerLaw, solved: Solved, places: list[Place], count: int, budget: float | None = None):  # noqa: ANN201
-    return chosen(law, solved, places, TARGET, count=count, error=ERROR, grid=RATES, budget=budget)
+def suggest(solved: Solved, places: list[Place], count: int, budget: float | None = None):  # noqa: ANN201
+    return chosen(solved, places, TARGET, count=count, error=ERROR, grid=RATES, budget=budget)
 
 
-def test_the_cell_towards_the_target_is_worth_most_at_equal_cost(law: PowerLaw, solved: Solved) -> None:
+def test_the_cell_towards_the_target_is_worth_most_at_equal_cost(solved: Solved) -> None:
     places = [place(1e6, 8e8), place(2.56e8, 1e9), place(1e9, 4e9), place(6.4e7, 2e8)]
-    found = suggest(law, solved, places, 4)
+    found = suggest(solved, places, 4)
     assert found[0].values == {"params": 1e9, "tokens": 4e9}
     assert found[0].gain is not None and found[0].gain > 0.05
     assert f"narrows the prediction interval at the target by {found[0].gain:.1%}" in found[0].reason
     assert len(found) == 4
 
 
-def test_cost_counts(law: PowerLaw, solved: Solved) -> None:
+def test_cost_counts(solved: Solved) -> None:
     places = [place(1e9, 4e9, flops=1e6), place(2.56e8, 1e10, flops=1.0)]
-    found = suggest(law, solved, places, 1)
+    found = suggest(solved, places, 1)
     assert found[0].values == {"params": 2.56e8, "tokens": 1e10}
 
 
-def test_a_budget_is_kept_and_not_frittered_away(law: PowerLaw, solved: Solved) -> None:
+def test_a_budget_is_kept_and_not_frittered_away(solved: Solved) -> None:
     """Cheap cells are worth more per FLOP, and leave no room for the one that is worth more."""
     cheap = [place(1e6, 8e8 * 2**number, flops=1.0) for number in range(3)]
     large = place(1e9, 1e11, flops=100.0)
-    assert [one.flops for one in suggest(law, solved, [*cheap, large], 9, budget=100.0)] == [100.0]
-    assert large.values not in [one.values for one in suggest(law, solved, [*cheap, large], 9, budget=99.0)]
-    assert sum(one.flops or 0 for one in suggest(law, solved, [*cheap, large], 9, budget=102.0)) <= 102.0
-    assert suggest(law, solved, [*cheap, large], 9, budget=0.5) == []
+    assert [one.flops for one in suggest(solved, [*cheap, large], 9, budget=100.0)] == [100.0]
+    assert large.values not in [one.values for one in suggest(solved, [*cheap, large], 9, budget=99.0)]
+    assert sum(one.flops or 0 for one in suggest(solved, [*cheap, large], 9, budget=102.0)) <= 102.0
+    assert suggest(solved, [*cheap, large], 9, budget=0.5) == []
 
 
-def test_a_cell_is_worth_less_after_its_like(law: PowerLaw, solved: Solved) -> None:
-    first, second = suggest(law, solved, [place(2.56e8, 1e10), place(2.56e8, 1e10)], 2)
+def test_a_cell_is_worth_less_after_its_like(solved: Solved) -> None:
+    first, second = suggest(solved, [place(2.56e8, 1e10), place(2.56e8, 1e10)], 2)
     assert first.gain is not None and second.gain is not None
     assert second.gain < first.gain
 
@@ -152,18 +153,13 @@ def test_gains_are_those_of_refits_on_average() -> None:
         before = solved_of(small)
         after = solved_of(whole.where(lambda row: row.at["params"] < 2e8 or row.at == at))
         start = belief.begin(before, 64)
-        width = belief.width(start, _row(before, TARGET))
-        more = belief.after(start, _row(before, at), at["params"], ERROR, seed=0)
-        told.append(1 - belief.width(more, _row(before, TARGET)) / width)
-        came.append(1 - belief.width(belief.begin(after, 1), _row(after, TARGET)) / width)
+        width = belief.width(start, before.row(TARGET))
+        more = belief.after(start, before.row(at), at["params"], ERROR, seed=0)
+        told.append(1 - belief.width(more, before.row(TARGET)) / width)
+        came.append(1 - belief.width(belief.begin(after, 1), after.row(TARGET)) / width)
         linear.append(_linear(law_of(small), at))
     assert np.mean(told) == pytest.approx(np.mean(came), abs=0.1)
     assert np.mean(linear) > np.mean(came) + 0.1  # the control
-
-
-def _row(solved: Solved, at: dict[str, float]) -> np.ndarray:
-    logs = np.log([at[name] for name in solved.cells.regressors])
-    return np.array([1.0, *(logs - solved.centre_I)])
 
 
 def _linear(law: PowerLaw, at: dict[str, float]) -> float:
@@ -177,7 +173,7 @@ def _linear(law: PowerLaw, at: dict[str, float]) -> float:
 
 
 def test_rates_stand_around_the_law(law: PowerLaw, solved: Solved) -> None:
-    (one,) = suggest(law, solved, [place(1e9, 4e9)], 1)
+    (one,) = suggest(solved, [place(1e9, 4e9)], 1)
     middle = law.predict({"params": 1e9, "tokens": 4e9}).value
     assert one.rates == pytest.approx([0.5 * middle, middle, 2 * middle])
 
@@ -264,6 +260,53 @@ def test_from_a_store_to_runs_that_go_into_it(
     capsys.readouterr()
     assert main(["report", str(root), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 4
+
+
+@pytest.fixture(scope="module")
+def planted(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three widths and lengths, decay a sixth of each, whose losses are a parabola about a known law."""
+    base = apply(base, {"model.kv_heads": 2, "schedule.warmup_steps": 0})
+    lengths = zipped(axis("schedule.steps", 12, 24, 48), axis("schedule.decay_steps", 2, 4, 8))
+    points = product(axis("model.width", 16, 32, 48), lengths, axis("optimizer.lr", *(2.0**-n for n in range(3, 10))))
+    sweep = Sweep("planted", "?", "none", "none", base, points)
+    root, rng = tmp_path_factory.mktemp("planted") / "store", np.random.default_rng(0)
+    runs = resolved(sweep)
+    launch._describe(sweep, runs, root, set())
+    nothing = Provenance("u", 0, 0, 1, "map", 1, "cpu", "cpu", 1, ExecConfig(), "", "", 0.0)
+    for run in runs:
+        config = run.config
+        away = math.log(config.optimizer.lr) + 3.5 + 0.3 * math.log(config.model.width / 32) + rng.normal(0, 0.05)
+        loss = 2 + 0.02 * away**2 + rng.normal(0, 1e-4)
+        store.write_record(root, record(config, Result("done", loss, 0.01, 100, loss, loss, None), nothing))
+    return root
+
+
+def test_suggested_cells_can_be_and_lie_on_rows_within_the_budget(
+    planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps and their decay go on together; width 72 would have 9 heads for 2 of keys, and is a note."""
+    out = tmp_path / "next.json"
+    arguments = ["suggest", str(planted), "--params", "1e6", "--tokens", "1e5", "--json"]
+    assert main([*arguments, "--cells", "9", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    told = json.loads(printed[printed.index("{") :])
+    new = [one for one in told["suggestions"] if one["gain"] is not None]
+    assert {one["values"]["model.width"] for one in new} == {16, 32, 48}
+    assert {(one["values"]["schedule.steps"], one["values"]["schedule.decay_steps"]) for one in new} == {(96, 16)}
+    (note,) = (note for note in told["notes"] if note.startswith("no cell at"))
+    assert "width 72" in note and "model.kv_heads=2 does not divide model.heads=9" in note
+    assert len(resolved(catalog.load(str(out)))) == sum(len(one["rates"]) for one in told["suggestions"])
+    budget = 1.5 * min(one["flops"] for one in new)
+    assert main([*arguments, "--flops", str(budget)]) == 0
+    printed = capsys.readouterr().out
+    fewer = json.loads(printed[printed.index("{") :])["suggestions"]
+    assert fewer and sum(one["flops"] for one in fewer) <= budget
+    assert len(fewer) < len(told["suggestions"])
+
+
+def test_a_budget_that_is_none_is_refused(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suggest", str(planted), "--flops", "-1"]) == 2
+    assert "--flops -1.0 is not a number above 0" in capsys.readouterr().err
 
 
 def test_without_a_target_only_cells_are_mended(falling: Path, capsys: pytest.CaptureFixture[str]) -> None:

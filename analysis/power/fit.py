@@ -17,7 +17,7 @@ three degrees of freedom of a few sizes even where nothing is missing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,6 +56,22 @@ class Solved:
     def sizes(self) -> tuple[float, ...]:
         """What names the groups of the model, in their order."""
         return self.cells.groups
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the cells bound the prediction of a new size, or of another cell of the only one."""
+        free = reml.freedom(self.model)
+        return free.between > 0 or (free.within > 0 and len(self.sizes) == 1)
+
+    @property
+    def coefficients_P(self) -> np.ndarray:
+        """The constant and the exponents."""
+        return np.median(np.einsum("rk,rkp->rp", self.held.weight_RK, self.held.mean_RKP), axis=0)
+
+    def row(self, at: Mapping[str, float]) -> np.ndarray:
+        """[P] 1 and the centred logs of the regressors."""
+        logs = np.log([at[name] for name in self.cells.regressors])
+        return np.concatenate([[1.0], logs - self.centre_I])
 
 
 def weights_of(targets: Targets) -> Weights:
@@ -110,10 +126,9 @@ def fit_power_law(
     weights = weights or weights_of(rows)
     solved = solve(rows, response, regressors, cluster=cluster, weights=weights, huber=huber, seed=seed)
     cells, model, y_RC, held = solved.cells, solved.model, solved.y_RC, solved.held
-    free, sizes = reml.freedom(model), len(np.unique(cells.group_C))
+    free, sizes = reml.freedom(model), len(solved.sizes)
     between, within = reml.estimate(model, y_RC, held) if free.between + free.within else (0.0, 0.0)
-    bounded = free.between > 0 or (free.within > 0 and sizes == 1)
-    coefficients_P = np.median(np.einsum("rk,rkp->rp", held.weight_RK, held.mean_RKP), axis=0)
+    coefficients_P = solved.coefficients_P
     spread, here = (between, within), cells.side_C == 0
     covariance_PP, exponents, draws_SP = _uncertainty(model, y_RC, here, spread, coefficients_P, draws, seed)
     return PowerLaw(
@@ -125,7 +140,7 @@ def fit_power_law(
         intervals=exponents,
         between=math.sqrt(between),
         within=math.sqrt(within),
-        nodes=_nodes(_collapsed(held)) if bounded else (),
+        nodes=_nodes(_collapsed(held)) if solved.bounded else (),
         draws=tuple(_floats(row) for row in draws_SP),
         ranges=ranges(rows if solved.edges == "censor" else replace(rows, rows=rows.points(response)), cells),
         cells=int((cells.side_C == 0).sum()),
