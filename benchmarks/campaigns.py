@@ -6,8 +6,8 @@ A store has four sizes a factor 4 apart at three token budgets; the run to predi
 tokens.  With the same FLOPs each way runs new cells (one after another from a list of places one or two steps along the
 store's rows, a cell's cost being seven rates of 6 N D): what `analysis.suggestion.chosen` proposes; random places; the
 largest places that can be paid; or no new cell but more seeds in those that are there.  Then the law is fitted again.
-RMS is of the law's ln lr at the target, against the true law's; "told" and "came" are the shares by which the prediction
-interval was said to narrow, and did.
+RMS is of the law's ln lr at the target, against the true law's; "told" and "came" are the shares by which the interval
+of the prediction was said to narrow, and did.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def campaign(
     places = [
         (size, tokens) for size in SIZES[: STORE + 1] for tokens in TOKENS[: BUDGETS + 1] if (size, tokens) not in there
     ]
-    places = [at for at in places if _flops(at) <= budget]
+    on_rows = [at for at in places if at[0] in SIZES[:STORE] or at[1] in TOKENS[:BUDGETS]]
+    places = [at for at in on_rows if _flops(at) <= budget]
     before = solve(measured(law, there, noise, ERROR), "lr", NAMES)
     offered = [
         Place(dict(zip(NAMES, at, strict=True)), dict(zip(NAMES, at, strict=True)), at[0], _flops(at)) for at in places

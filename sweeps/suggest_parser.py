@@ -179,11 +179,11 @@ def _places(
     for values in known:
         values.pop("numerics", None)
     places: list[Place] = []
-    notes: list[str] = []
+    impossible: dict[str, list[str]] = {}
     for values in beyond(known, stored_base(found.sweep, options.dir)):
         config = _config(options, found, values)
         if isinstance(config, str):
-            notes.append(f"no cell at {describe(values)}: {config}")
+            impossible.setdefault(config, []).append(describe(values))
             continue
         at = {
             "params": float(parameters(config.model, config.data.length).non_embedding),
@@ -192,7 +192,8 @@ def _places(
         }
         where = {name: at[name] for name in law.regressors}
         places.append(Place(values, where, at["params"], _flops(found, config, len(_RATIOS))))
-    return places, notes
+    more = {why: f" and {len(cells) - 1} more" if len(cells) > 1 else "" for why, cells in impossible.items()}
+    return places, [f"no cell at {cells[0]}{more[why]}: {why}" for why, cells in impossible.items()]
 
 
 def _config(options: argparse.Namespace, found: "Results", values: Mapping[str, Any]) -> "RunConfig | str":

@@ -145,7 +145,7 @@ def test_the_width_is_the_one_that_predict_prints(law: PowerLaw, solved: Solved)
 
 
 def test_gains_are_those_of_refits_on_average() -> None:
-    """Ten simulated stores of four sizes, to which the cell is really added; 0.1.0 told three times the gain."""
+    """Ten simulated stores of four sizes, to which the cell is really added."""
     at, told, came, linear = {"params": 2.56e8, "tokens": 4e8}, [], [], []
     for seed in range(10):
         whole = rows(seed)
@@ -158,8 +158,8 @@ def test_gains_are_those_of_refits_on_average() -> None:
         told.append(1 - belief.width(more, before.row(TARGET)) / width)
         came.append(1 - belief.width(belief.begin(after, 1), after.row(TARGET)) / width)
         linear.append(_linear(law_of(small), at))
-    assert np.mean(told) == pytest.approx(np.mean(came), abs=0.1)
-    assert np.mean(linear) > np.mean(came) + 0.1  # the control
+    assert np.mean(told) == pytest.approx(np.mean(came), abs=0.06)
+    assert np.mean(linear) > np.mean(came) + 0.08  # the control: version 0.1.0
 
 
 def _linear(law: PowerLaw, at: dict[str, float]) -> float:
@@ -265,7 +265,7 @@ def test_from_a_store_to_runs_that_go_into_it(
 @pytest.fixture(scope="module")
 def planted(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of three widths and lengths, decay a sixth of each, whose losses are a parabola about a known law."""
-    base = apply(base, {"model.kv_heads": 2, "schedule.warmup_steps": 0})
+    base = apply(base, {"model.kv_heads": 2, "parametrization.base_kv_width": 16, "schedule.warmup_steps": 0})
     lengths = zipped(axis("schedule.steps", 12, 24, 48), axis("schedule.decay_steps", 2, 4, 8))
     points = product(axis("model.width", 16, 32, 48), lengths, axis("optimizer.lr", *(2.0**-n for n in range(3, 10))))
     sweep = Sweep("planted", "?", "none", "none", base, points)
@@ -294,7 +294,7 @@ def test_suggested_cells_can_be_and_lie_on_rows_within_the_budget(
     assert {one["values"]["model.width"] for one in new} == {16, 32, 48}
     assert {(one["values"]["schedule.steps"], one["values"]["schedule.decay_steps"]) for one in new} == {(96, 16)}
     (note,) = (note for note in told["notes"] if note.startswith("no cell at"))
-    assert "width 72" in note and "model.kv_heads=2 does not divide model.heads=9" in note
+    assert "width 72" in note and " and 2 more: " in note and "model.kv_heads=2 does not divide model.heads=9" in note
     assert len(resolved(catalog.load(str(out)))) == sum(len(one["rates"]) for one in told["suggestions"])
     budget = 1.5 * min(one["flops"] for one in new)
     assert main([*arguments, "--flops", str(budget)]) == 0
