@@ -5,7 +5,7 @@ ln B*) about the law without bias (`PowerLaw.variance`), whose parts are taken a
 setting expects to give up `1/2 tr(K Sigma)`.  At a batch B away from B* the rate follows the valley, `ln lr*(B) =
 ln lr* + v (ln B - ln B*)` with v = -K_mixed / K_lr, and the batch itself costs `1/2 (K_batch - K_mixed^2 / K_lr)
 ((ln B - ln B*)^2 + var ln B*)`.  What one run gives up is between 0 and a multiple of that: the range is the central
-95 % of `1/2 d' K d` with d drawn from the predictive distribution, which also knows how unsure Sigma is.
+90 % of `1/2 d' K d` with d drawn from the predictive distribution, which also knows how unsure Sigma is.
 
 numpy only: `lrlab predict` answers in a fraction of a second.
 """
@@ -49,7 +49,7 @@ class Prediction:
 
     `lr` and `batch_tokens` come with the limits of the 95 % prediction interval (`_low`, `_high`) and those of the
     law's mean (`_mean`); `loss` likewise.  `regret` is the expected loss above the best setting, as a share of it, with
-    the limits that 95 % of such runs keep; `diverge` the probability that the rate diverges, and `edge` the rate above
+    the limits that 90 % of such runs keep; `diverge` the probability that the rate diverges, and `edge` the rate above
     which runs do, with its 95 % prediction interval.  `beyond` says how many times outside the fitted range each input
     lies, `recipe` which settings the runs behind the law had, `conditions` what else they share.  `fitted` counts the
     optima and bounds behind the law of the rate and of the batch.
@@ -223,7 +223,7 @@ def _regret(law: Law, given: Mapping[str, float], away: float | None) -> dict[st
         assert penalty.valley_batch is not None
         parts = [own, _quadratic(law.batch, given, max(penalty.valley_batch, 0.0), away, 1)]
     expected = sum(mean for mean, _ in parts)
-    low, high = np.quantile(sum(drawn_D for _, drawn_D in parts), (0.025, 0.975))
+    low, high = np.quantile(sum(drawn_D for _, drawn_D in parts), (0.05, 0.95))
     if not math.isfinite(expected):
         return {}
     return {"regret": expected, "regret_low": float(low), "regret_high": float(high)}

@@ -48,7 +48,7 @@ def regret(setting: simulation.Setting, laws: int, seed: int = 0) -> Told:
         half * float(told_R.mean()),
         half * float((miss_R**2).mean()),
         half * float(np.mean(old_R)),
-        float(((share_R > 0.025) & (share_R < 0.975)).mean()),
+        float(((share_R > 0.05) & (share_R < 0.95)).mean()),
     )
 
 

@@ -64,7 +64,7 @@ def text(found: "Prediction") -> str:
     if found.regret is not None:
         told = f"regret         {found.regret:.3%} of the loss is to be expected above the best setting"
         if found.regret_low is not None and found.regret_high is not None:
-            told += f"  (95 % of such runs {found.regret_low:.3%} .. {found.regret_high:.3%})"
+            told += f"  (90 % of such runs {found.regret_low:.3%} .. {found.regret_high:.3%})"
         lines.append(told)
     if found.diverge is not None:
         edge = ""

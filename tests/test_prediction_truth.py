@@ -14,7 +14,7 @@ pytestmark = pytest.mark.host
 def test_the_regret_that_is_told_is_the_mean_of_what_happens(sizes: int) -> None:
     found = regret(Setting(sizes, 0.1, 0.05), laws=100, seed=1)
     assert 1 / 1.5 < found.told / found.true < 1.5
-    assert found.held > 0.9
+    assert found.held > 0.82
 
 
 def test_three_sizes_make_the_middle_of_the_mixture_no_estimate_of_the_regret() -> None:
