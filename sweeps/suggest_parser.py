@@ -61,7 +61,8 @@ def _suggest(options: argparse.Namespace) -> int:
     require(out is None or out.suffix == ".json", f"--out {out} does not end in .json: name it so for lrlab sweep")
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
     found = results.load(options.dir)
-    cells, _ = read_cells(found)
+    # Cells of older numerics are trained anew by their own sweep.
+    cells = [cell for cell in read_cells(found)[0] if cell.values.get("numerics") != results.OLD]
     suggested, notes = _mended(repairs(cells), options, found)
     if options.params is not None or options.tokens is not None:
         runs = load(options.dir, where=shared.where(options.where))
@@ -169,15 +170,18 @@ def _places(
     options: argparse.Namespace, found: "Results", cells: "Sequence[Cell]", law: "PowerLaw"
 ) -> "tuple[list[Place], list[str]]":
     """Cells along the sweep's rows that are not there, and a note on each that cannot be."""
-    from analysis.results import OLD, describe
+    from analysis.results import describe
     from analysis.suggestion import Place
     from lab.count import parameters, training_tokens
     from sweeps.place import beyond
     from sweeps.run_list import stored_base
 
-    known = [dict(cell.values) for cell in cells if cell.values.get("numerics") != OLD]
-    for values in known:
-        values.pop("numerics", None)
+    wanted = shared.where(options.where) or {}
+    known = [
+        _settings(cell.values)
+        for cell in cells
+        if all(cell.values[name] == value for name, value in wanted.items() if name in cell.values)
+    ]
     places: list[Place] = []
     impossible: dict[str, list[str]] = {}
     for values in beyond(known, stored_base(found.sweep, options.dir)):
@@ -202,10 +206,9 @@ def _config(options: argparse.Namespace, found: "Results", values: Mapping[str, 
     from sweeps.run_list import stored_base
 
     base = stored_base(found.sweep, options.dir)
-    known = {name: value for name, value in values.items() if name != "numerics"}
     vocab, fingerprint = int(found.frame["model.vocab"].iloc[0]), str(found.frame["data.fingerprint"].iloc[0])
     try:
-        return apply(base, known | _rest(found, values)).resolve(vocab=vocab, fingerprint=fingerprint)
+        return apply(base, _settings(values) | _rest(found, values)).resolve(vocab=vocab, fingerprint=fingerprint)
     except InputError as error:
         return str(error)
 
@@ -215,6 +218,11 @@ def _flops(found: "Results", config: "RunConfig", rates: int) -> float:
     from lab.count import training_flops
 
     return training_flops(config) * rates * len(_seeds(found))
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a cell that a run can be given: its numerics follow from them."""
+    return {name: value for name, value in values.items() if name != "numerics"}
 
 
 def _seeds(found: "Results") -> list[dict[str, Any]]:
@@ -227,7 +235,7 @@ def _seeds(found: "Results") -> list[dict[str, Any]]:
 def _rest(found: "Results", values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the sweep's points that are neither in the cell nor a seed nor the rate: those of all points."""
     points = list(found.sweep["runs"].values())
-    names = {name for point in points for name in point} - set(values) - {"seed", "seed_init", "seed_data"}
+    names = {name for point in points for name in point} - set(values) - {"seed", "seed_init", "seed_data", "numerics"}
     return {name: points[0][name] for name in names if name in points[0] and name != found.optimum_axis}
 
 
@@ -237,7 +245,7 @@ def _sweep(root: Path, found: "Results", chosen: "Sequence[Suggestion]") -> Any:
 
     base: RunConfig = stored_base(found.sweep, root)
     points = [
-        dict(one.values) | _rest(found, one.values) | seed | {found.optimum_axis: float(rate)}
+        _settings(one.values) | _rest(found, one.values) | seed | {found.optimum_axis: float(rate)}
         for one in chosen
         for rate in one.rates
         for seed in _seeds(found)
