@@ -23,14 +23,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.edges import Edges
-from analysis.law import Edge, Kind, Law, Penalty, Rival
+from analysis.law import Kind, Law, Penalty, Rival
 from analysis.loss.fit import fit_loss_law
 from analysis.loss.holdout import LossHoldout, hold_outs
 from analysis.loss.law import LossLaw
 from analysis.power.fit import fit_power_law
 from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
+from analysis.runs.boundary import CURVE, boundary
 from analysis.runs.least import least_losses
+from analysis.runs.node import frame_of
 from analysis.runs.optima import BOTH, Optima, locate, swept
 from analysis.runs.source import Runs
 from analysis.runs.surface import WINDOW
@@ -174,7 +176,7 @@ def _optimum(
         batch=laws.get("batch"),
         loss=None,
         penalty=_penalty(optima),
-        edge=_edge(runs, optima),
+        edge=_edge(runs, optima, laws, seed),
         conditions=runs.conditions | {"tokens": "D, seen by a run", "batch rule": _BATCH_WORDS[batch_rule]},
         fixed=fixed,
         source=_source(runs, rows, optima),
@@ -242,14 +244,17 @@ def _penalty(optima: Optima) -> Penalty | None:
     return Penalty(lr, batch, mixed, len(sound))
 
 
-def _edge(runs: Runs, optima: Optima) -> Edge | None:
-    """Where runs begin to diverge above their optimum, from curves at fixed batches that saw both."""
-    curves = locate(runs, over=("lr",)) if optima.joint else optima
-    telling = [(cell.stable, cell.lr.value) for cell in curves.cells if cell.lr is not None and cell.diverged > 0]
-    if len(telling) < _TELLING:
+def _edge(runs: Runs, optima: Optima, laws: dict[str, PowerLaw], seed: int) -> PowerLaw | None:
+    """The law of the rate above which runs diverge, over the regressors of the law of the rate and the batch."""
+    if "lr" not in laws:
         return None
-    gaps = np.log([stable / lr for stable, lr in telling])
-    return Edge(float(gaps.mean()), float(gaps.std(ddof=1)), len(gaps))
+    along = optima.joint and "batch" not in laws
+    rows = boundary(frame_of(runs), optima, along=along)
+    if len(rows.points()) < _TELLING:
+        return None
+    names = [name for name in ("params", "tokens", "batch") if rows.has(name)]
+    varied = [name for name in names if len({row.at[name] for row in rows.rows}) > 1]
+    return fit_power_law(rows, "lr", varied, cluster=CURVE, draws=0, seed=seed, curved=False)
 
 
 def _source(runs: Runs, rows: Targets, optima: Optima) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 Regret of a setting d = (ln lr - ln lr*, ln B - ln B*) away from the optimum, relative to the loss there, is
 `1/2 d' K d` with K the median over cells of the fitted curvature over the fitted minimum (`Penalty`).
 
-A run diverges above an edge.  Over the cells where some rate diverged, g = ln(largest rate that did not) - ln(optimum)
-has mean m and standard deviation s (`Edge`); a rate predicted with standard deviation sd of its logarithm then lies
-above the edge with probability `Phi(-m / sqrt(s^2 (1 + 1/n) + sd^2))`.
+A run diverges above an edge.  The edges of the curves (`analysis.runs.boundary`) have a law of their own over the same
+regressors, so that the gap between the predicted rate and the edge may move with N, D and B, and has an error.  A rate
+e^y lies above the edge with probability `Phi((y - x . b) / sd)`, sd^2 the variance of an edge about its law
+(`PowerLaw.scatter`).  The error of x . b is not added to it: it moves the probabilities of different laws up and down,
+and added it would be counted twice in their mean, which then is twice to four times the share that diverges.
 
 numpy only, so that a prediction starts at once.
 """
@@ -60,20 +62,6 @@ class Penalty:
 
 
 @dataclass(frozen=True)
-class Edge:
-    """How far above the optimum, in natural logs, runs begin to diverge: mean, standard deviation, cells that tell."""
-
-    mean: float
-    sd: float
-    cells: int
-
-    def probability(self, sd: float) -> float:
-        """That a rate predicted with this standard deviation of its logarithm lies above the edge."""
-        spread = math.sqrt(self.sd**2 * (1 + 1 / self.cells) + sd**2)
-        return 0.0 if spread == 0 else 0.5 * math.erfc(self.mean / spread / math.sqrt(2))
-
-
-@dataclass(frozen=True)
 class Rival:
     """What another estimator says of the same runs, or the other way of taking optima at an edge (`edges drop`)."""
 
@@ -95,7 +83,8 @@ class Rival:
 class Law:
     """A fitted law of the best learning rate, the best batch, or the loss.
 
-    The parts `lr` and `batch` say how many optima and bounds they are about, and what became of the bounds.
+    The parts `lr` and `batch` say how many optima and bounds they are about, and what became of the bounds; `edge` is
+    the law of the rate above which runs diverge.
     `conditions` are what all runs hold fixed, and `fixed` sizes, tokens or batch of which they have one value only;
     `source` says where they come from: name, fingerprint, runs, cells and what was left out. `rivals` are other
     estimators' laws; their `outside` names the exponents that lie beyond this law's interval, so where the choice
@@ -109,7 +98,7 @@ class Law:
     batch: PowerLaw | None
     loss: LossLaw | None
     penalty: Penalty | None
-    edge: Edge | None
+    edge: PowerLaw | None
     conditions: Mapping[str, Any]
     fixed: Mapping[str, float]
     source: Mapping[str, Any]
@@ -136,7 +125,7 @@ class Law:
             found["loss"] = loss_summary(self.loss) | {"fit": self.loss.to_dict()}
         found |= {
             "penalty": None if self.penalty is None else dataclasses.asdict(self.penalty),
-            "divergence": None if self.edge is None else dataclasses.asdict(self.edge),
+            "divergence": None if self.edge is None else power_summary(self.edge) | {"fit": self.edge.to_dict()},
             "other_estimators": [dataclasses.asdict(rival) for rival in self.rivals],
             "notes": list(self.notes),
         }
@@ -193,7 +182,7 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
             batch=PowerLaw.from_dict(data["batch"]["fit"]) if "batch" in data else None,
             loss=LossLaw.from_dict(data["loss"]["fit"]) if "loss" in data else None,
             penalty=Penalty(**data["penalty"]) if data["penalty"] else None,
-            edge=Edge(**data["divergence"]) if data["divergence"] else None,
+            edge=_edge(data["divergence"]),
             conditions=data["conditions"],
             fixed=data["fixed"],
             source=data["source"],
@@ -202,6 +191,11 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where} is damaged ({type(error).__name__}: {error}): fit it again") from error
+
+
+def _edge(data: Mapping[str, Any] | None) -> PowerLaw | None:
+    """The law of the edge; None also of a file from before there was one, whose edge was half a step too low."""
+    return PowerLaw.from_dict(data["fit"]) if data and "fit" in data else None
 
 
 def _renewed(data: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """A prediction: the learning rate and batch of a run that nobody has made, with intervals and the expected regret.
 
-With K the curvature of the relative loss at the optimum (`analysis.law.Penalty`) and Sigma the predictive covariance of
-(ln lr*, ln B*), whose parts are taken as independent, a run at the predicted setting expects to give up
-`1/2 tr(K Sigma)`.  At a batch B away from B* the rate follows the valley, `ln lr*(B) = ln lr* + v (ln B - ln B*)` with
-v = -K_mixed / K_lr, and the batch itself costs `1/2 (K_batch - K_mixed^2 / K_lr) ((ln B - ln B*)^2 + var ln B*)`.
+With K the curvature of the relative loss at the optimum (`analysis.law.Penalty`) and Sigma the variance of (ln lr*,
+ln B*) about the law without bias (`PowerLaw.variance`), whose parts are taken as independent, a run at the predicted
+setting expects to give up `1/2 tr(K Sigma)`.  At a batch B away from B* the rate follows the valley, `ln lr*(B) =
+ln lr* + v (ln B - ln B*)` with v = -K_mixed / K_lr, and the batch itself costs `1/2 (K_batch - K_mixed^2 / K_lr)
+((ln B - ln B*)^2 + var ln B*)`.  What one run gives up is between 0 and a multiple of that: the range is the central
+90 % of `1/2 d' K d` with d drawn from the predictive distribution, which also knows how unsure Sigma is.
 
 numpy only: `lrlab predict` answers in a fraction of a second.
 """
@@ -14,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis import law as law_file
-from analysis.law import Law, Penalty
+from analysis.law import Law
 from analysis.literature.answer import answer
 from analysis.literature.publication import FAR, Publication, option, published
 from analysis.power.law import Estimate, PowerLaw
@@ -35,6 +39,7 @@ RECIPE = (
     "beta2",
     "clip",
 )
+_DRAWS = 20_000  # of the range of the regret: its ends are known to a few per cent of themselves
 _SAME = 1.02  # ratio up to which a value is the one that all runs had
 
 
@@ -43,8 +48,9 @@ class Prediction:
     """What a law says of a run; None where it does not say it.
 
     `lr` and `batch_tokens` come with the limits of the 95 % prediction interval (`_low`, `_high`) and those of the
-    law's mean (`_mean`); `loss` likewise.  `regret` is the expected loss above the best setting, as a share of it, and
-    `diverge` the probability that the rate diverges.  `beyond` says how many times outside the fitted range each input
+    law's mean (`_mean`); `loss` likewise.  `regret` is the expected loss above the best setting, as a share of it, with
+    the limits that 90 % of such runs keep; `diverge` the probability that the rate diverges, and `edge` the rate above
+    which runs do, with its 95 % prediction interval.  `beyond` says how many times outside the fitted range each input
     lies, `recipe` which settings the runs behind the law had, `conditions` what else they share.  `fitted` counts the
     optima and bounds behind the law of the rate and of the batch.
     """
@@ -63,7 +69,12 @@ class Prediction:
     loss_low: float | None = None
     loss_high: float | None = None
     regret: float | None = None
+    regret_low: float | None = None
+    regret_high: float | None = None
     diverge: float | None = None
+    edge: float | None = None
+    edge_low: float | None = None
+    edge_high: float | None = None
     beyond: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
@@ -132,23 +143,21 @@ def _published(law: Publication, given: Mapping[str, float]) -> Prediction:
 def _fitted(law: Law, given: Mapping[str, float]) -> Prediction:
     _require_covered(law, given)
     found: dict[str, Any] = {"law": law.name, "inputs": given}
-    batch, batch_sd, away = given.get("batch"), 0.0, 0.0
+    batch, away = given.get("batch"), 0.0
     found["batch_tokens"] = batch or law.fixed.get("batch")  # what all runs had
     if law.batch is not None:
-        best, batch_sd = law.batch.predict(given), law.batch.log_moments(given)[1]
+        best = law.batch.predict(given)
         if batch is None or law.lr is None:
             found |= _limits("batch", best) | {"batch_tokens": best.value}
         else:
             away = math.log(batch / best.value)
     if law.lr is not None:
-        lr, lr_sd = law.lr.predict(given), law.lr.log_moments(given)[1]
         slope = law.penalty.valley_slope if law.penalty and away else None
         require(not away or slope is not None, f"law {law.name} knows no valley: leave --batch out")
-        lr = _moved(lr, math.exp((slope or 0.0) * away))
+        lr = _moved(law.lr.predict(given), math.exp((slope or 0.0) * away))
         found |= _limits("lr", lr) | {"lr": lr.value}
-        regret = _regret(law.penalty, lr_sd, batch_sd, away if batch is not None else None)
-        found["regret"] = None if regret is None else _finite(regret)
-        found["diverge"] = None if law.edge is None else law.edge.probability(lr_sd)
+        found |= _regret(law, given, away if batch is not None else None)
+        found |= _divergence(law.edge, {**given, **_known(batch=found["batch_tokens"])}, lr.value)
     if law.loss is not None:
         value, low, high = (float(part) for part in law.loss.predict(given["params"], given["tokens"]))
         found |= {"loss": value, "loss_low": _finite(low), "loss_high": _finite(high)}
@@ -197,17 +206,52 @@ def _moved(found: Estimate, factor: float) -> Estimate:
     return Estimate(*(factor * value for value in vars(found).values()))
 
 
-def _regret(penalty: Penalty | None, lr_sd: float, batch_sd: float, away: float | None) -> float | None:
-    """The expected regret of the module's formulas; `away` is ln B - ln B* of a given batch."""
-    if penalty is None:
-        return None
-    own = 0.5 * penalty.lr * lr_sd**2
-    if penalty.batch is None:
-        return own
-    if away is None:
-        return own + 0.5 * penalty.batch * batch_sd**2
-    assert penalty.valley_batch is not None
-    return own + 0.5 * max(penalty.valley_batch, 0.0) * (away**2 + batch_sd**2)
+def _regret(law: Law, given: Mapping[str, float], away: float | None) -> dict[str, float]:
+    """The expected regret of the module's formulas with its range; `away` is ln B - ln B* of a given batch.
+
+    Empty where there is no curvature, or no prediction is bounded.
+    """
+    penalty = law.penalty
+    if penalty is None or law.lr is None or not law.lr.nodes or (law.batch is not None and not law.batch.nodes):
+        return {}
+    own = _quadratic(law.lr, given, penalty.lr, 0.0, 0)
+    if law.batch is None or penalty.batch is None:
+        parts = [own]
+    elif away is None:
+        parts = [own, _quadratic(law.batch, given, penalty.batch, 0.0, 1)]
+    else:
+        assert penalty.valley_batch is not None
+        parts = [own, _quadratic(law.batch, given, max(penalty.valley_batch, 0.0), away, 1)]
+    expected = sum(mean for mean, _ in parts)
+    low, high = np.quantile(sum(drawn_D for _, drawn_D in parts), (0.05, 0.95))
+    if not math.isfinite(expected):
+        return {}
+    return {"regret": expected, "regret_low": float(low), "regret_high": float(high)}
+
+
+def _quadratic(
+    part: PowerLaw, given: Mapping[str, float], curvature: float, away: float, seed: int
+) -> tuple[float, np.ndarray]:
+    """(mean, draws) of `curvature / 2 (away + d)^2`, d what the optimum of one new cell is off the law."""
+    off_D = part.sample(given, _DRAWS, seed) - math.log(part.predict(given).value)
+    return curvature / 2 * (away**2 + part.variance(given)), curvature / 2 * (away + off_D) ** 2
+
+
+def _divergence(edge: PowerLaw | None, at: Mapping[str, float], lr: float) -> dict[str, float | None]:
+    """The rate above which runs diverge, and the probability that a rate lies above it; empty where nobody knows."""
+    if edge is None or not all(name in at for name in edge.regressors):
+        return {}
+    found, variance = edge.predict({name: at[name] for name in edge.regressors}), edge.scatter
+    if not math.isfinite(variance):
+        return {}
+    away = math.log(lr / found.value)
+    share = 0.5 * math.erfc(-away / math.sqrt(2 * variance)) if variance > 0 else float(away > 0)
+    limits = _limits("edge", found)
+    return {"edge": found.value, "edge_low": limits["edge_low"], "edge_high": limits["edge_high"], "diverge": share}
+
+
+def _known(**values: float | None) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _beyond(law: Law, given: Mapping[str, float]) -> dict[str, float]:

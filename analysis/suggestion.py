@@ -3,18 +3,13 @@
 A cell whose best rate is on the edge of its grid needs the next rates beyond it; one with an optimum and few rates
 around it, the rates half a step on either side.  Both come from `analysis.optimum`.
 
-A new cell at x (the law's regressors, centred logs, with a constant) adds one observation of ln lr* with variance
-s^2 = within^2 + the usual error of a cell (+ between^2 of a new size), so the covariance V of the law's coefficients
-becomes
-
-    V' = V - V x x' V / (s^2 + x' V x),
-
-and the predictive variance at the target t, t' V t + between^2 + within^2, shrinks to the same with V'.  The gain is
-the share by which the standard deviation falls; cells are taken one after another by gain per FLOP (sequential optimal
-design, Fedorov 1972, chapter 4).
+A new cell adds one observation of ln lr*, and every node of the law's posterior is updated and weighed anew
+(`analysis.power.belief`).  The gain is the share by which the width of the prediction interval at the target falls, the
+one that `lrlab predict` prints, averaged over what the cell may turn out to be.  Cells are taken one after another by
+gain per FLOP (sequential optimal design, Fedorov 1972, chapter 4); within a budget also by gain alone, and the list
+that narrows more is told, since many cheap cells can be worth less than the one that they leave no room for.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,27 +17,27 @@ from typing import Any
 import numpy as np
 
 from analysis.drift import Cell
-from analysis.power.law import PowerLaw
+from analysis.power import belief
+from analysis.power.fit import Solved
 
 ENOUGH = 5  # rates in a window that need no more
+SCENARIOS = 64  # of what cells turn out to be
 
 
 @dataclass(frozen=True)
 class Place:
-    """A cell that could be run: its values on the sweep's axes, the law's regressors there, and the FLOPs of its runs.
-
-    `new_size` says whether the law has seen its size.
-    """
+    """A cell that could be run: its values on the sweep's axes, the law's regressors there, its size (N), and the FLOPs
+    of its runs."""
 
     values: Mapping[str, Any]
     at: Mapping[str, float]
+    size: float
     flops: float
-    new_size: bool
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Rates to run in a cell, why, and for a new cell by which share the prediction's deviation at the target falls."""
+    """Rates to run in a cell, why, and for a new cell by which share the prediction interval at the target narrows."""
 
     values: Mapping[str, Any]
     rates: tuple[float, ...]
@@ -73,53 +68,80 @@ def repairs(cells: Sequence[Cell]) -> list[Suggestion]:
 
 
 def chosen(
-    law: PowerLaw,
+    solved: Solved,
     places: Sequence[Place],
     target: Mapping[str, float],
     *,
     count: int,
     error: float,
     grid: Sequence[float],
+    budget: float | None = None,
 ) -> list[Suggestion]:
-    """Up to `count` new cells, one after another, each the best per FLOP given those before it.
+    """Up to `count` new cells, one after another, each the best given those before it.
 
     Args:
+        solved: what the law is made of (`analysis.power.fit.solve`).
         error: variance of ln lr* that a cell's own noise has.
         grid: the rates to run, as ratios to the law's rate in the cell.
+        budget: FLOPs of all cells together; None for any.
 
     A law whose runs bound no prediction has no gains: the cheapest new sizes come first.
     """
-    if not law.nodes:
-        cheapest = sorted(places, key=lambda place: (not place.new_size, place.flops))
-        return [_suggested(law, place, None, grid) for place in cheapest[:count]]
-    weight_K = np.array([node.weight for node in law.nodes])
-    covariance_PP = np.einsum("k,kpq->pq", weight_K, np.array([node.covariance for node in law.nodes]))
-    goal_P, left, found = law.row(target), list(places), []
-    rest = law.between**2 + law.within**2
-    while left and len(found) < count:
-        before = float(goal_P @ covariance_PP @ goal_P) + rest
-        gains = []
-        for place in left:
-            moved_P, variance = _observed(law, covariance_PP, place, error)
-            after = before - float(moved_P @ goal_P) ** 2 / variance
-            gains.append(1 - math.sqrt(max(after, 0.0) / before) if before > 0 else 0.0)
-        best = max(range(len(left)), key=lambda number: gains[number] / left[number].flops)
-        moved_P, variance = _observed(law, covariance_PP, left[best], error)
-        covariance_PP = covariance_PP - np.outer(moved_P, moved_P) / variance
-        found.append(_suggested(law, left.pop(best), gains[best], grid))
+    if not solved.bounded:
+        return [_suggested(solved, place, None, grid) for place in _cheapest(solved, places, count, budget)]
+    ways = (True, False) if budget is not None else (True,)
+    found = [_taken(solved, places, target, count, error, budget, per_flop) for per_flop in ways]
+    best = min(found, key=lambda one: one[1])[0]
+    return [_suggested(solved, place, gain, grid) for place, gain in best]
+
+
+def _cheapest(solved: Solved, places: Sequence[Place], count: int, budget: float | None) -> list[Place]:
+    found: list[Place] = []
+    for place in sorted(places, key=lambda place: (place.size in solved.sizes, place.flops)):
+        spent = sum(one.flops for one in found)
+        if len(found) < count and (budget is None or spent + place.flops <= budget):
+            found.append(place)
     return found
 
 
-def _observed(law: PowerLaw, covariance_PP: np.ndarray, place: Place, error: float) -> tuple[np.ndarray, float]:
-    """(V x, s^2 + x' V x) of a cell that would be run."""
-    x_P = law.row(place.at)
-    noise = error + law.within**2 + (law.between**2 if place.new_size else 0.0)
-    moved_P = covariance_PP @ x_P
-    return moved_P, noise + float(x_P @ moved_P)
+def _taken(
+    solved: Solved,
+    places: Sequence[Place],
+    target: Mapping[str, float],
+    count: int,
+    error: float,
+    budget: float | None,
+    per_flop: bool,
+) -> tuple[list[tuple[Place, float]], float]:
+    """(places with their gains, the width that they leave), greedily by gain per FLOP or by gain."""
+    now, goal_P, left = belief.begin(solved, SCENARIOS), solved.row(target), list(places)
+    found: list[tuple[Place, float]] = []
+    before = belief.width(now, goal_P)
+    while left and len(found) < count:
+        spent = sum(place.flops for place, _ in found)
+        left = [place for place in left if budget is None or spent + place.flops <= budget]
+        # The same draws for every place, so that chance does not choose among them.
+        tried = [belief.after(now, solved.row(place.at), place.size, error, len(found)) for place in left]
+        widths = [belief.width(one, goal_P) for one in tried]
+        gains = [1 - width / before for width in widths]
+        if not left:
+            break
+        worth = [gain / place.flops if per_flop else gain for gain, place in zip(gains, left, strict=True)]
+        best = int(np.argmax(worth))
+        found.append((left.pop(best), gains[best]))
+        now, before = tried[best], widths[best]
+    return found, before
 
 
-def _suggested(law: PowerLaw, place: Place, gain: float | None, grid: Sequence[float]) -> Suggestion:
-    middle = law.predict(place.at).value
-    told = "a size that the law lacks" if gain is None else f"narrows the prediction at the target by {gain:.1%}"
+def together(gains: Sequence[float]) -> float:
+    """What gains that come one after another amount to."""
+    return 1 - float(np.prod([1 - gain for gain in gains]))
+
+
+def _suggested(solved: Solved, place: Place, gain: float | None, grid: Sequence[float]) -> Suggestion:
+    middle = float(np.exp(solved.row(place.at) @ solved.coefficients_P))
+    told = "a size that the law lacks"
+    if gain is not None:
+        told = f"narrows the prediction interval at the target by {max(gain, 0.0):.1%}"
     reason = f"{told}, for {place.flops:.3g} FLOPs"
     return Suggestion(place.values, tuple(middle * ratio for ratio in grid), reason, gain, place.flops)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.law import Law
+from analysis.literature.publication import Publication
 from analysis.prediction import find, predict
 from lab import corpus, count, store
 from lab.check import require
@@ -22,6 +23,9 @@ from sweeps.predict_parser import summary, text
 from sweeps.run_list import base_digest
 
 FILE = "prediction.json"
+_SAME = 1.02  # ratio up to which a batch is the law's
+_DECIMALS = 5e-4  # of a fraction of the run, as a condition states it
+_ROUNDED = 1.5  # ratio up to which whole sequences may round a batch whose rate follows it
 
 
 @dataclass(frozen=True)
@@ -37,24 +41,30 @@ def ask(name: str, config: RunConfig, *, batch_by_hand: bool, rows: int) -> Rate
     """Ask a law (a file of `lrlab fit` or a published one's name) for a run's rate.
 
     The law is given N, the non-embedding parameters, D, the tokens, and tokens per update.  Unless the batch is set by
-    hand it is the law's where that has one, in sequences rounded to a multiple of `rows`.
+    hand it is the law's where that has one, in sequences rounded to a multiple of `rows`.  The batch that is trained
+    is the law's own, within 2 %; or, where the rate follows the batch, the rounded one, within a factor 1.5.
 
     Raises:
-        InputError: no such law, it gives no rate, or does not cover the run; a batch it sets changes how long the run
-            is.
+        InputError: no such law, it gives no rate, or does not cover the run; a batch that is not the law's, however it
+            came about; a batch it sets changes how long the run is.
     """
     law = find(name)
     before = base_digest(config)
     found = predict(law, **_inputs(law, config, batch_by_hand))
-    if found.batch_tokens is not None and not batch_by_hand:
-        config = _with_batch(config, found.batch_tokens, rows, found.law)
-        if not isinstance(law, Law) or (law.penalty is not None and law.penalty.valley_slope is not None):
+    own = None if batch_by_hand or not _has_batch(law) else found.batch_tokens
+    if own is not None:
+        config = _with_batch(config, own, rows, found.law)
+        follows = not isinstance(law, Law) or (law.penalty is not None and law.penalty.valley_slope is not None)
+        if follows:
             found = predict(law, **_inputs(law, config, True))
+        _require_own(found.law, own, config, rows, follows=follows and not _one_batch(law))
+    elif batch_by_hand and (only := _one_batch(law)) is not None:
+        _require_own(found.law, only, config, rows, follows=False)
     require(found.lr is not None, f"law {found.law} gives no learning rate: fit one with lrlab fit --law lr")
     assert found.lr is not None
     config = apply(config, {"optimizer.lr": found.lr})
     warnings = tuple(_differences(law.conditions, config)) if isinstance(law, Law) else ()
-    lines = (text(found), *(f"warning: {line}" for line in warnings))
+    lines = (text(found), _trained(config), *(f"warning: {line}" for line in warnings))
     record = {
         "asked_of": before,
         "batch_by_hand": batch_by_hand,
@@ -86,12 +96,14 @@ def recorded(root: Path, name: str, config: RunConfig, *, batch_by_hand: bool) -
         require(False, f"{path} is damaged ({type(error).__name__}: {error}): {remedy}")
         raise
     require(same, f"{root} holds another run, for which {law['name']} was asked: {remedy}")
+    config = apply(config, values)
     lines = [
-        f"learning rate  {found['learning_rate']:.4g}, as {law['name']} predicted at the start of this run ({path})"
+        f"learning rate  {found['learning_rate']:.4g}, as {law['name']} predicted at the start of this run ({path})",
+        _trained(config),
     ]
     if law["sha256"] != _digest(name):
         lines.append(f"note: {name} is not the law that was asked then; the recorded rate stands")
-    return Rate(apply(config, values), tuple(lines), found)
+    return Rate(config, tuple(lines), found)
 
 
 def _inputs(law: Any, config: RunConfig, with_batch: bool) -> dict[str, float | None]:
@@ -122,13 +134,47 @@ def _inputs(law: Any, config: RunConfig, with_batch: bool) -> dict[str, float | 
     for name in needs:
         require(name in known, f"law {law.name} needs {name}, which a run does not tell it: set optimizer.lr by hand")
     for name, only in law.fixed.items():
-        checked = name in known and name not in needs and (name != "batch" or with_batch)
+        checked = name in known and name not in needs and name != "batch"  # whose turn comes when it is settled
         require(
-            not checked or math.isclose(known[name], only, rel_tol=0.02),
+            not checked or max(known[name] / only, only / known[name]) <= _SAME,
             f"all runs behind law {law.name} had {name}={only:.6g}, and this run has {known.get(name)}: fit a law "
             f"over {name}, or make the run fit",
         )
     return {name: known[name] for name in needs}
+
+
+def _has_batch(law: Law | Publication) -> bool:
+    """Whether the law itself says a batch, rather than being told one."""
+    if isinstance(law, Law):
+        return law.batch is not None or _one_batch(law) is not None
+    return "batch" in law.formulas
+
+
+def _one_batch(law: Law | Publication) -> float | None:
+    """The batch in tokens that all runs behind a law of the rate had; None where there is no such batch."""
+    if not isinstance(law, Law) or law.batch is not None:
+        return None
+    return law.fixed.get("batch")
+
+
+def _require_own(law: str, own: float, config: RunConfig, rows: int, *, follows: bool) -> None:
+    """Require that the batch of a run, as it is trained, is that of the law; nearly so where the rate follows it."""
+    mine = config.data.tokens_per_step
+    cut = f", in multiples of {rows} sequences for exec.accumulate and exec.mesh" if rows > 1 else ""
+    whose, remedy = f"all runs behind law {law} had", "or fit a law over batch"
+    if follows:
+        whose, remedy = f"law {law} asks for", "or set data.sequences by hand"
+    require(
+        max(mine / own, own / mine) <= (_ROUNDED if follows else _SAME),
+        f"{whose} batch={own:.6g}, and this run has {mine} tokens per update{cut}: change data.length or how the batch "
+        f"is cut, {remedy}",
+    )
+
+
+def _trained(config: RunConfig) -> str:
+    """The line that says what is trained, whatever the law was asked."""
+    data = config.data
+    return f"trained batch  {data.tokens_per_step} tokens per update: {data.sequences} sequences of {data.length}"
 
 
 def _with_batch(config: RunConfig, tokens: float, rows: int, law: str) -> RunConfig:
@@ -170,15 +216,20 @@ def _differences(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
 
 
 def _length(text: str, steps: int, config: RunConfig) -> str:
-    """A warm-up or decay in the unit that a law's condition has."""
+    """A warm-up or decay in the unit that a law's condition has; the condition itself where whole updates make the
+    difference."""
     assert config.schedule.steps is not None
-    ways = {
-        "of the run": round(steps / config.schedule.steps, 3),
-        "updates": steps,
-        "tokens": steps * config.data.tokens_per_step,
-    }
-    unit = next((unit for unit in ways if text.endswith(f" {unit}")), None)
-    return text if unit is None else f"{ways[unit]:g} {unit}"
+    unit_of = {"of the run": 1 / config.schedule.steps, "updates": 1, "tokens": config.data.tokens_per_step}
+    number, _, unit = text.partition(" ")
+    if unit not in unit_of:
+        return text
+    rounded = {"of the run": _DECIMALS, "updates": 0.0, "tokens": 1e-5 * steps * unit_of["tokens"]}
+    mine = steps * unit_of[unit]
+    close = 0.0 if unit == "updates" else unit_of[unit] + rounded[unit]
+    try:
+        return text if abs(float(number) - mine) <= close else f"{round(mine, 3):g} {unit}"
+    except ValueError:
+        return text
 
 
 def _same(one: Any, other: Any) -> bool:

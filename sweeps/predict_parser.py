@@ -11,6 +11,8 @@ from sweeps import options as shared
 if TYPE_CHECKING:
     from analysis.prediction import Prediction
 
+_ROUNDED = 1.02  # times outside a range that rounding to whole updates explains
+
 
 def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add `predict`; `command` makes its parser."""
@@ -60,10 +62,18 @@ def text(found: "Prediction") -> str:
     if found.loss is not None:
         lines.append(f"loss           {found.loss:.4f} nats per token{_limits(found.loss_low, found.loss_high)}")
     if found.regret is not None:
-        lines.append(f"regret         {found.regret:.3%} of the loss is to be expected above the best setting")
+        told = f"regret         {found.regret:.3%} of the loss is to be expected above the best setting"
+        if found.regret_low is not None and found.regret_high is not None:
+            told += f"  (90 % of such runs {found.regret_low:.3%} .. {found.regret_high:.3%})"
+        lines.append(told)
     if found.diverge is not None:
-        lines.append(f"divergence     {found.diverge:.1%} probable at this rate")
-    lines += [f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > 1]
+        edge = ""
+        if found.edge is not None:
+            edge = f"; runs begin to diverge at {found.edge:.4g}{_limits(found.edge_low, found.edge_high)}"
+        lines.append(f"divergence     {found.diverge:.1%} probable at this rate{edge}")
+    lines += [
+        f"{times:.3g} times outside the runs in {name}" for name, times in found.beyond.items() if times > _ROUNDED
+    ]
     if found.recipe:
         lines.append("the runs behind the law: " + "; ".join(f"{name} {value}" for name, value in found.recipe.items()))
     if found.conditions:

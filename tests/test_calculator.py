@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from law_cases import BATCH, K_BATCH, K_LR, K_MIXED, LR, TOKENS, grid, least, power
+from law_cases import BATCH, K_BATCH, K_LR, K_MIXED, LR, PARAMS, TOKENS, grid, least, power
 
 import analysis
 from analysis import law as law_file
 from analysis.calculator import fit
-from analysis.law import Edge, Penalty
-from analysis.prediction import Prediction
+from analysis.law import Penalty
+from analysis.prediction import Prediction, predict
+from analysis.runs.boundary import edge
+from analysis.runs.node import cells_of, frame_of
 from analysis.runs.source import load
+from analysis.target import Level
 from lab.check import InputError
 from sweeps.cli import main
 
@@ -162,16 +165,77 @@ def test_seeds_of_noise_and_diverged_runs_leave_the_law_where_it_is() -> None:
         assert limits.low is not None
         assert limits.high is not None
         assert limits.low < true < limits.high
-    assert law.edge is not None
-    assert law.edge.mean > 0.5
+    at = {"params": PARAMS[2], "tokens": TOKENS[1]}
+    found = predict(law, **at)
+    assert found.edge is not None
+    # Between the sixth rate, twice the best, and the seventh, which diverged.
+    assert found.edge == pytest.approx(2**1.25 * power(LR, *at.values()), rel=0.1)
+    assert found.diverge is not None and found.diverge < 1e-3
 
 
-def test_the_probability_of_divergence_follows_its_formula() -> None:
-    edge = Edge(mean=1.0, sd=0.0, cells=5)
-    assert edge.probability(1e-9) == pytest.approx(0.0, abs=1e-12)
-    assert edge.probability(1.0) == pytest.approx(0.158655, abs=1e-6)
-    assert Edge(-1.0, 0.0, 5).probability(1.0) == pytest.approx(0.841345, abs=1e-6)
-    assert Edge(0.0, 0.0, 3).probability(0.0) == 0.0
+def moving(slope: float, seed: int = 0) -> pd.DataFrame:
+    """Runs whose edge lies 1.5 above the optimum in the middle and moves with N; the optimum itself moves with D."""
+    rng, rows = np.random.default_rng(seed), []
+    for params in PARAMS:
+        for tokens in TOKENS:
+            lr = power((0.05, -0.1, 0.1), params, tokens)
+            limit = 1.5 + slope * math.log(params / PARAMS[2]) + rng.normal(0, 0.1)
+            for i in range(-3, 6):
+                dx = i * math.log(2) / 2 + rng.uniform(-0.01, 0.01)
+                rows.append((params, tokens, lr * math.exp(dx), 2 + 0.02 * dx**2 if dx < limit else math.nan))
+    return pd.DataFrame(rows, columns=["params", "tokens", "lr", "loss"])
+
+
+@pytest.mark.parametrize(("slope", "low", "high"), [(0.0, 0.0, 0.01), (-0.6, 0.5, 1.0)])
+def test_the_gap_to_the_edge_moves_with_the_size(slope: float, low: float, high: float) -> None:
+    """At 16 times the largest size the edge lies 2^-1.7 below the rate where it moves; no curve has seen that."""
+    law = fit(load(moving(slope)), "lr", draws=0).law
+    at = {"params": 16 * PARAMS[-1], "tokens": TOKENS[1]}
+    found = predict(law, **at)
+    assert found.edge and found.diverge is not None
+    gap = 1.5 + slope * math.log(at["params"] / PARAMS[2])
+    assert math.log(found.edge / power((0.05, -0.1, 0.1), *at.values())) == pytest.approx(gap, abs=0.35)
+    assert low <= found.diverge <= high
+
+
+def test_the_edge_lies_between_the_last_stable_and_the_first_diverged_rate_of_a_curve() -> None:
+    def level(losses: list[float]) -> Level | None:
+        frame = pd.DataFrame({"params": 1e8, "tokens": 1e9, "lr": [0.01, 0.02, 0.04, 0.08][: len(losses)]})
+        (cell,) = cells_of(frame_of(frame.assign(loss=losses)), joint=False)
+        return edge(cell)
+
+    nan = math.nan
+    found = level([2.1, 2.0, 2.1, nan])
+    assert found is not None and found.censored == ""
+    assert (found.value, found.variance) == pytest.approx((0.04 * math.sqrt(2), math.log(2) ** 2 / 12))
+    for losses, side, value in (([2.1, 2.0, 2.1, 2.2], "high", 0.08), ([nan, nan], "low", 0.01)):
+        found = level(losses)
+        assert found is not None and (found.censored, found.value) == (side, value)
+    # A stable rate above a diverged one is luck.
+    found = level([2.1, nan, 2.1, nan])
+    assert found is not None and found.value == pytest.approx(math.sqrt(0.01 * 0.02))
+
+
+def test_a_run_without_a_loss_is_no_diverged_one(tmp_path: Path) -> None:
+    """An empty cell is a run that has not ended; nan and inf are results."""
+    frame = grid(batches=1)
+    frame["loss"] = frame["loss"].map("{:.6f}".format)
+    top = frame.groupby(["params", "tokens"])["lr"].transform("max") == frame["lr"]
+    for text, status in (("", None), ("nan", "diverged"), ("inf", "diverged")):
+        path = tmp_path / f"runs_{text}.csv"
+        frame.assign(loss=frame["loss"].where(~top, text)).to_csv(path, index=False)
+        runs = load(path, batch_unit="tokens")
+        lost = runs.frame[runs.frame["status"] == "diverged"]
+        assert len(lost) == (int(top.sum()) if status else 0)
+        assert len(runs.frame) == len(frame) - (0 if status else int(top.sum()))
+        assert any("without a loss left out" in note for note in runs.notes) == (status is None)
+        assert (fit(runs, "lr", draws=0).law.edge is None) == (status is None)
+    (tmp_path / "none.csv").write_text("lr,params,tokens,loss\n0.1,1e8,1e9,\n0.2,1e8,1e9,\n")
+    with pytest.raises(InputError, match="no row has a loss in 'loss'"):
+        load(tmp_path / "none.csv")
+
+
+def test_a_penalty_without_a_batch_has_no_valley() -> None:
     assert Penalty(0.02, None, None, 3).valley_slope is None
 
 

@@ -1,6 +1,7 @@
 """What a prediction says follows from the law's own moments: interval, expected regret, divergence; as text or code."""
 
 import ast
+import dataclasses
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from statistics import NormalDist
 import pytest
 
 from analysis import law as law_file
-from analysis.law import Edge, Law, Penalty
+from analysis.law import Law, Penalty
 from analysis.power.law import Exponent, Node, PowerLaw
 from analysis.prediction import Prediction, predict
 from lab import store
@@ -25,7 +26,8 @@ LR, BATCH = (math.log(0.01), -0.5, 0.2), (math.log(2e5), 0.1, 0.6)
 COVARIANCE = ((0.010, 0.002, -0.001), (0.002, 0.006, 0.001), (-0.001, 0.001, 0.004))
 LR_NEW, BATCH_NEW = 0.03, 0.05  # variance of a new size's own cell
 PENALTY = Penalty(lr=0.08, batch=0.05, mixed=-0.03, cells=9)
-EDGE = Edge(mean=0.9, sd=0.4, cells=5)
+EDGE = (math.log(0.03), -0.6, 0.1)  # a gap that moves with N and D
+EDGE_NEW = 0.12
 AT = {"params": 3e8, "tokens": 1e10}
 
 
@@ -51,7 +53,9 @@ def power(response: str, coefficients: tuple[float, ...], variance: float, nodes
     )
 
 
-def law(batch: bool = True, edge: Edge | None = EDGE, penalty: Penalty | None = PENALTY, nodes: int = 1) -> Law:
+def law(
+    batch: bool = True, edge: tuple[float, ...] | None = EDGE, penalty: Penalty | None = PENALTY, nodes: int = 1
+) -> Law:
     return Law(
         name="planted",
         kind="lr+batch" if batch else "lr",
@@ -60,7 +64,7 @@ def law(batch: bool = True, edge: Edge | None = EDGE, penalty: Penalty | None = 
         batch=power("batch", BATCH, BATCH_NEW, nodes) if batch else None,
         loss=None,
         penalty=penalty,
-        edge=edge,
+        edge=None if edge is None else power("lr", edge, EDGE_NEW, nodes),
         conditions={"schedule": "wsd", "warm-up": "100 updates", "decay": "0.2 of the run"},
         fixed={} if batch else {"batch": 65536.0},
         source={},
@@ -78,7 +82,8 @@ def moments(coefficients: tuple[float, ...], variance: float) -> tuple[float, fl
 LR_MEAN, LR_OWN, LR_SD = moments(LR, LR_NEW)
 BATCH_MEAN, BATCH_OWN, BATCH_SD = moments(BATCH, BATCH_NEW)
 LR_REGRET = 0.08 * LR_SD**2 / 2
-DIVERGE = NORMAL.cdf(-0.9 / math.sqrt(0.4**2 * (1 + 1 / 5) + LR_SD**2))
+EDGE_MEAN, _, EDGE_SD = moments(EDGE, EDGE_NEW)
+DIVERGE = NORMAL.cdf((LR_MEAN - EDGE_MEAN) / math.sqrt(EDGE_NEW))
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
@@ -124,15 +129,32 @@ def test_a_given_batch_costs_the_valley_and_moves_the_rate_along_it() -> None:
 def test_the_probability_of_divergence_is_that_of_the_rate_above_the_edge() -> None:
     found = predict(law(), **AT)
     assert found.diverge == pytest.approx(DIVERGE, rel=1e-4)
-    lr, gap = (
-        NormalDist(0, LR_SD).samples(40_000, seed=1),
-        NormalDist(0.9, 0.4 * math.sqrt(1.2)).samples(40_000, seed=2),
-    )
-    above = sum(a > b for a, b in zip(lr, gap, strict=True)) / 40_000
-    assert found.diverge == pytest.approx(above, abs=0.006)
+    assert found.edge == pytest.approx(math.exp(EDGE_MEAN), rel=1e-6)
+    assert found.edge_low and found.edge_high
+    z = NORMAL.inv_cdf(0.975) * EDGE_SD
+    assert [math.log(found.edge_low), math.log(found.edge_high)] == pytest.approx([EDGE_MEAN - z, EDGE_MEAN + z])
+    edges = NormalDist(EDGE_MEAN, math.sqrt(EDGE_NEW)).samples(40_000, seed=1)
+    assert found.diverge == pytest.approx(sum(LR_MEAN > one for one in edges) / 40_000, abs=0.006)
     assert predict(law(edge=None), **AT).diverge is None
-    sure = predict(law(edge=Edge(mean=-5.0, sd=0.1, cells=4)), **AT).diverge
+    sure = predict(law(edge=(math.log(1e-5), -0.6, 0.1)), **AT).diverge
     assert sure == pytest.approx(1.0, abs=1e-9)  # an edge far below the optimum
+
+
+def test_few_sizes_widen_the_range_of_the_regret_and_not_its_mean() -> None:
+    """Of a variance that is hardly known: the range is that of the mixture, the mean that of the variance."""
+    weights, sds = [0.25] * 4, [0.05, 0.1, 0.2, 0.8]
+    nodes = tuple(Node(w, LR, ((0.0,) * 3,) * 3, sd**2) for w, sd in zip(weights, sds, strict=True))
+    one = dataclasses.replace(law(batch=False), lr=dataclasses.replace(power("lr", LR, 0.0), nodes=nodes))
+    found = predict(one, **AT)
+    harmonic = 1 / sum(w / sd**2 for w, sd in zip(weights, sds, strict=True))
+    assert found.regret == pytest.approx(0.08 / 2 * harmonic, rel=1e-9)
+    assert found.regret_low and found.regret_high
+    for told, share in ((found.regret_low, 0.05), (found.regret_high, 0.95)):
+        off = math.sqrt(2 * told / 0.08)
+        below = sum(w * (1 - 2 * NORMAL.cdf(-off / sd)) for w, sd in zip(weights, sds, strict=True))
+        assert below == pytest.approx(share, abs=0.004)
+    assert found.regret_high > 20 * harmonic * 0.04  # the control: no multiple of the mean
+    assert f"(90 % of such runs {found.regret_low:.3%} .. {found.regret_high:.3%})" in printed(found)["regret"]
 
 
 def printed(found: Prediction) -> dict[str, str]:
@@ -151,9 +173,10 @@ def test_text_says_the_numbers_and_json_has_them() -> None:
     assert lines["batch"].endswith(f"{low:.4g} .. {high:.4g})")
     regret = 100 * (LR_REGRET + 0.05 * BATCH_SD**2 / 2)
     assert float(re.findall(r"([\d.]+)%", lines["regret"])[0]) == pytest.approx(regret, abs=0.001)
+    assert f"runs begin to diverge at {math.exp(EDGE_MEAN):.4g}" in lines["divergence"]
     assert float(re.findall(r"([\d.]+)%", lines["divergence"])[0]) == pytest.approx(100 * DIVERGE, abs=0.051)
     told = json.loads(json.dumps(summary(found), allow_nan=False))
-    for name in ("lr", "lr_low", "lr_high", "batch_tokens", "batch_low", "batch_high", "regret", "diverge"):
+    for name in ("lr", "lr_low", "lr_high", "batch_tokens", "batch_low", "batch_high", "regret", "diverge", "edge"):
         assert told[name] == getattr(found, name), name
     assert told["lr_mean"] == list(found.lr_mean or ())
 

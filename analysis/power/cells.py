@@ -24,7 +24,7 @@ _SIGNS = {"": 0, "low": -1, "high": 1}
 class Cells:
     """What a law is fitted to: logs of the response [C] and of the regressors [C, I], known variances, sizes.
 
-    `side_C` is 0 for an optimum, -1 where the optimum lies below y and 1 where above.
+    `side_C` is 0 for an optimum, -1 where the optimum lies below y and 1 where above; `groups` names the sizes.
     """
 
     y_C: np.ndarray
@@ -34,12 +34,13 @@ class Cells:
     side_C: np.ndarray
     regressors: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    groups: tuple[float, ...] = ()
 
     @property
     def points(self) -> "Cells":
         """The cells with an optimum, their sizes numbered anew."""
         here = self.side_C == 0
-        group_H = np.unique(self.group_C[here], return_inverse=True)[1]
+        left, group_H = np.unique(self.group_C[here], return_inverse=True)
         return replace(
             self,
             y_C=self.y_C[here],
@@ -47,6 +48,7 @@ class Cells:
             variance_C=self.variance_C[here],
             group_C=group_H,
             side_C=self.side_C[here],
+            groups=tuple(self.groups[group] for group in left),
         )
 
     def of(self, regressors: Sequence[str]) -> "Cells":
@@ -95,9 +97,9 @@ def gather(targets: Targets, response: str, regressors: Sequence[str], cluster: 
         )
         error_C = np.where(known_C, error_C, worst)
     variance_C[side_C == 0], variance_C[side_C != 0] = error_C, float(np.median(error_C))
-    group_C = np.unique([row.at[cluster] for row in rows], return_inverse=True)[1]
+    groups, group_C = np.unique([row.at[cluster] for row in rows], return_inverse=True)
     y_C = np.log([level.value for level in levels])
-    return Cells(y_C, at_CI, variance_C, group_C, side_C, tuple(regressors), tuple(notes))
+    return Cells(y_C, at_CI, variance_C, group_C, side_C, tuple(regressors), tuple(notes), tuple(map(float, groups)))
 
 
 def _order(row: Target, response: str, names: Sequence[str]) -> tuple[float | str, ...]:

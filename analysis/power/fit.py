@@ -17,8 +17,8 @@ three degrees of freedom of a few sizes even where nothing is missing.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,41 @@ Weights = Literal["mixed", "equal"]
 
 _NODES = 48
 _BOOTED = 16  # completed rows that share the draws of the bootstrap
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The cells that a law is fitted to and their model, rows of y with a value drawn for every bound, and the
+    posterior of the two variances; `edges` is what became of bounds."""
+
+    cells: Cells
+    model: reml.Model
+    centre_I: np.ndarray
+    y_RC: np.ndarray
+    held: reml.Posterior
+    condition: float
+    edges: Edges
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """What names the groups of the model, in their order."""
+        return self.cells.groups
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the cells bound the prediction of a new size, or of another cell of the only one."""
+        free = reml.freedom(self.model)
+        return free.between > 0 or (free.within > 0 and len(self.sizes) == 1)
+
+    @property
+    def coefficients_P(self) -> np.ndarray:
+        """The constant and the exponents."""
+        return np.median(np.einsum("rk,rkp->rp", self.held.weight_RK, self.held.mean_RKP), axis=0)
+
+    def row(self, at: Mapping[str, float]) -> np.ndarray:
+        """[P] 1 and the centred logs of the regressors."""
+        logs = np.log([at[name] for name in self.cells.regressors])
+        return np.concatenate([[1.0], logs - self.centre_I])
 
 
 def weights_of(targets: Targets) -> Weights:
@@ -89,42 +124,57 @@ def fit_power_law(
     elif edges is not None:
         rows = replace(rows, edges=edges)
     weights = weights or weights_of(rows)
-    cells, condition, way = _entering(gather(rows, response, regressors, cluster), rows.edges, weights == "equal")
+    solved = solve(rows, response, regressors, cluster=cluster, weights=weights, huber=huber, seed=seed)
+    cells, model, y_RC, held = solved.cells, solved.model, solved.y_RC, solved.held
+    free, sizes = reml.freedom(model), len(solved.sizes)
+    between, within = reml.estimate(model, y_RC, held) if free.between + free.within else (0.0, 0.0)
+    coefficients_P = solved.coefficients_P
+    spread, here = (between, within), cells.side_C == 0
+    covariance_PP, exponents, draws_SP = _uncertainty(model, y_RC, here, spread, coefficients_P, draws, seed)
+    return PowerLaw(
+        response=response,
+        regressors=cells.regressors,
+        centre=_floats(solved.centre_I),
+        coefficients=_floats(coefficients_P),
+        covariance=tuple(_floats(row) for row in covariance_PP),
+        intervals=exponents,
+        between=math.sqrt(between),
+        within=math.sqrt(within),
+        nodes=_nodes(_collapsed(held)) if solved.bounded else (),
+        draws=tuple(_floats(row) for row in draws_SP),
+        ranges=ranges(rows if solved.edges == "censor" else replace(rows, rows=rows.points(response)), cells),
+        cells=int((cells.side_C == 0).sum()),
+        bounds=len(rows.bounds(response)),
+        edges=solved.edges,
+        sizes=sizes,
+        weights=weights,
+        estimator=rows.estimator,
+        condition=solved.condition,
+        curvature=_curvature(model, cells, seed) if curved else None,
+        notes=(*cells.notes, *_limits(free, sizes, cells.regressors)),
+    )
+
+
+def solve(
+    rows: Targets,
+    response: str,
+    regressors: Sequence[str],
+    *,
+    cluster: str = "params",
+    weights: Weights = "mixed",
+    huber: float | None = None,
+    seed: int = 0,
+) -> Solved:
+    """What `fit_power_law` makes its law of."""
+    gathered = gather(rows, response, regressors, cluster)
+    cells, condition, way = _entering(gathered, rows.edges, weights == "equal")
     if huber is not None:
         cells = tempered(cells, huber)
     model, centre_I = _model(cells, weights == "equal")
     y_RC = cells.y_C[None]
     if (cells.side_C != 0).any():
         y_RC = censor.completed(model, cells.y_C, cells.side_C, seed)
-    free, sizes = reml.freedom(model), len(np.unique(cells.group_C))
-    held = reml.posterior(model, y_RC)
-    between, within = reml.estimate(model, y_RC, held) if free.between + free.within else (0.0, 0.0)
-    bounded = free.between > 0 or (free.within > 0 and sizes == 1)
-    coefficients_P = np.median(np.einsum("rk,rkp->rp", held.weight_RK, held.mean_RKP), axis=0)
-    spread, here = (between, within), cells.side_C == 0
-    covariance_PP, exponents, draws_SP = _uncertainty(model, y_RC, here, spread, coefficients_P, draws, seed)
-    return PowerLaw(
-        response=response,
-        regressors=cells.regressors,
-        centre=_floats(centre_I),
-        coefficients=_floats(coefficients_P),
-        covariance=tuple(_floats(row) for row in covariance_PP),
-        intervals=exponents,
-        between=math.sqrt(between),
-        within=math.sqrt(within),
-        nodes=_nodes(_collapsed(held)) if bounded else (),
-        draws=tuple(_floats(row) for row in draws_SP),
-        ranges=ranges(rows if way == "censor" else replace(rows, rows=rows.points(response)), cells),
-        cells=int((cells.side_C == 0).sum()),
-        bounds=len(rows.bounds(response)),
-        edges=way,
-        sizes=sizes,
-        weights=weights,
-        estimator=rows.estimator,
-        condition=condition,
-        curvature=_curvature(model, cells, seed) if curved else None,
-        notes=(*cells.notes, *_limits(free, sizes, cells.regressors)),
-    )
+    return Solved(cells, model, centre_I, y_RC, reml.posterior(model, y_RC), condition, way)
 
 
 def _entering(cells: Cells, edges: Edges, equal: bool) -> tuple[Cells, float, Edges]:
@@ -267,20 +317,23 @@ def _collapsed(held: reml.Posterior) -> reml.Posterior:
     return replace(held, weight_RK=weight_K[None], mean_RKP=middle_KP[None], covariance_KPP=covariance_KPP)
 
 
-def _nodes(held: reml.Posterior) -> tuple[Node, ...]:
-    """The grid of a posterior in a few normals: slices of equal variance of a new size, finer in the upper tail, each
-    with the moments of its nodes."""
-    weight_K, mean_KP = held.weight_RK[0], held.mean_RKP[0]
-    variance_K = held.between_K + held.within_K
+def slices(weight_K: np.ndarray, variance_K: np.ndarray) -> list[np.ndarray]:
+    """Nodes [K] in a few slices of about equal variance, finer in the upper tail; those of no weight are left out."""
     order = np.argsort(variance_K, kind="stable")
     below = np.cumsum(weight_K[order]) - weight_K[order] / 2
-    slices = np.searchsorted(special.ndtr(np.linspace(-3.0, 4.5, _NODES - 1)), below)
+    number = np.searchsorted(special.ndtr(np.linspace(-3.0, 4.5, _NODES - 1)), below)
+    found = [order[number == one] for one in np.unique(number)]
+    return [here for here in found if weight_K[here].sum() >= 1e-12]
+
+
+def _nodes(held: reml.Posterior) -> tuple[Node, ...]:
+    """The grid of a posterior in a few normals: slices of equal variance of a new size, each with the moments of its
+    nodes."""
+    weight_K, mean_KP = held.weight_RK[0], held.mean_RKP[0]
+    variance_K = held.between_K + held.within_K
     nodes = []
-    for part in np.unique(slices):
-        here = order[slices == part]
+    for here in slices(weight_K, variance_K):
         share = float(weight_K[here].sum())
-        if share < 1e-12:
-            continue
         own = weight_K[here] / share
         middle_P = own @ mean_KP[here]
         off_HP = mean_KP[here] - middle_P

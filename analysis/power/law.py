@@ -171,6 +171,38 @@ class PowerLaw:
         low, high = (mixture_quantile(p, weight_K, middle_K, np.sqrt(new_K)) for p in (0.158655, 0.841345))
         return float(weight_K @ middle_K), (high - low) / 2
 
+    def variance(self, at: Mapping[str, float]) -> float:
+        """Variance of ln y of one cell of a new size about the prediction, without bias over repeated experiments.
+
+        It is the harmonic mean of the nodes' variances: of a variance known from f squares, whose inverse is
+        chi-squared, that mean is the usual estimate for every f.  The mixture's own variance also holds how unsure
+        that number is, which is infinite up to two degrees of freedom: right for an interval, and several times the
+        mean of what happens.  inf where the data bound no prediction.
+        """
+        x_P = self.row(at)
+        if not self.nodes:
+            return math.inf
+        weight_K, _, _, new_K = self._mixture(x_P)
+        return float(weight_K.sum() / (weight_K @ (1 / np.maximum(new_K, 1e-300))))
+
+    @property
+    def scatter(self) -> float:
+        """Variance of one cell of a new size about the law's mean, without the error of that mean: the harmonic mean of
+        the nodes', see `variance`; inf where the data bound none."""
+        weight_K, own_K = (np.array([getattr(node, name) for node in self.nodes]) for name in ("weight", "variance"))
+        return float(weight_K.sum() / (weight_K @ (1 / np.maximum(own_K, 1e-300)))) if self.nodes else math.inf
+
+    def sample(self, at: Mapping[str, float], draws: int, seed: int) -> np.ndarray:
+        """Draws [draws] of ln y for one cell of a new size; nan where the data bound no prediction."""
+        x_P = self.row(at)
+        if not self.nodes:
+            return np.full(draws, math.nan)
+        weight_K, middle_K, _, new_K = self._mixture(x_P)
+        ends_K = np.cumsum(weight_K) / weight_K.sum()
+        node_D = np.minimum(np.searchsorted(ends_K, (np.arange(draws) + 0.5) / draws), len(ends_K) - 1)
+        rng = np.random.default_rng(seed)
+        return rng.permutation(middle_K[node_D] + np.sqrt(new_K[node_D]) * rng.standard_normal(draws))
+
     def extrapolation(self, at: Mapping[str, float]) -> dict[str, float]:
         """How many times beyond the fitted range each regressor lies: 1 within it, 10 ten times above or below."""
         self.row(at)

@@ -21,7 +21,7 @@ from scipy import special, stats
 from analysis.power import reml
 
 Wrong = Literal["nothing", "curvature", "heavy tails", "trunks"]
-_TRUTH_P = np.array([-6.5, -0.6, 0.25])
+TRUTH_P = np.array([-6.5, -0.6, 0.25])
 _CURVATURE = 0.05  # of ln lr* in (ln N - mean)^2
 _TRUNK = 0.7  # correlation of neighbouring budgets' deviations
 _TAILS = 3  # degrees of freedom of Student's t
@@ -65,8 +65,8 @@ def simulate(setting: Setting, laws: int, seed: int = 0) -> Laws:
     if setting.wrong == "trunks":
         for place in np.flatnonzero(group_C[1:] == group_C[:-1]):
             cell_RC[:, place + 1] = _TRUNK * cell_RC[:, place] + np.sqrt(1 - _TRUNK**2) * cell_RC[:, place + 1]
-    y_RC = design_CP @ _TRUTH_P + own_RG[:, group_C] + cell_RC + error_C * rng.normal(size=(laws, len(group_C)))
-    truth_RT = target_TP @ _TRUTH_P + own_RG[:, -2:] + setting.within * _draw(rng, (laws, 2), setting)
+    y_RC = design_CP @ TRUTH_P + own_RG[:, group_C] + cell_RC + error_C * rng.normal(size=(laws, len(group_C)))
+    truth_RT = target_TP @ TRUTH_P + own_RG[:, -2:] + setting.within * _draw(rng, (laws, 2), setting)
     if setting.wrong == "curvature":
         y_RC = y_RC + _CURVATURE * size_G[group_C] ** 2
         truth_RT = truth_RT + _CURVATURE * target_TP[:, 1] ** 2

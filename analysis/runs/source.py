@@ -66,7 +66,7 @@ def load(
     """
     if isinstance(source, pd.DataFrame):
         names = row.Names(source.index, "row")
-        return _from_table(source, names, "the frame", "frame", columns, batch_unit, require, where)
+        return _from_table(source, names, "the frame", "frame", columns, batch_unit, require, where, None)
     path = Path(source)
     check.require(path.exists(), f"there is no {path}: give a sweep folder, a CSV or a Parquet file")
     if path.is_dir():
@@ -75,13 +75,14 @@ def load(
             not columns and batch_unit is None, f"{given} is for tables, and {path} is a folder of lrlab sweep"
         )
         return _from_sweep(path, where)
+    csv: Path | None = None
     if path.suffix.lower() in (".parquet", ".pq"):
         table = _read_parquet(path)
         names = row.Names(table.index, "row")
     else:
-        table = _read_csv(path)
+        table, csv = _read_csv(path), path
         names = row.Names(table.index + 2, "line")  # the header is line 1
-    return _from_table(table, names, str(path), path.stem, columns, batch_unit, require, where)
+    return _from_table(table, names, str(path), path.stem, columns, batch_unit, require, where, csv)
 
 
 def fingerprint(frame: pd.DataFrame) -> str:
@@ -129,11 +130,19 @@ def _from_table(
     batch_unit: str | None,
     needed: Sequence[str],
     where: Mapping[str, Any] | None,
+    csv: Path | None,
 ) -> Runs:
     check.require(len(table) > 0, f"{source} holds no rows: give a table with one row per run")
     check.require(table.columns.is_unique, f"{source} has two columns of one name: rename one")
     found, notes = column.find_columns(table, columns, needed, source)
-    frame = _chosen(_canonical(table, found, names, source), where, source)
+    frame = _canonical(table, found, names, source)
+    if "loss" in found:
+        empty = _empty(table, found["loss"], csv) & ~(frame["status"].eq("diverged") if "status" in frame else False)
+        if empty.any():
+            notes.append(f"{int(empty.sum())} runs without a loss left out ({names.some(empty.to_numpy())})")
+            check.require(not empty.all(), f"{source}: no row has a loss in {found['loss']!r}")
+            frame = frame[~empty]
+    frame = _chosen(frame, where, source)
     names = row.Names([names.labels[place] for place in frame.index], names.word)
     row.check_values(frame, names, source)
     conditions = condition.of_table(frame)
@@ -173,6 +182,22 @@ def _canonical(table: pd.DataFrame, found: Mapping[str, str], names: row.Names, 
     if "status (file)" in frame and frame["status (file)"].isin(_STATES).all():
         frame = frame.rename(columns={"status (file)": "status"})
     return frame
+
+
+def _empty(table: pd.DataFrame, origin: str, csv: Path | None) -> pd.Series:
+    """Which rows have nothing where the loss stands: a run without a result, while nan or inf is one that diverged.
+
+    A table of numbers has nan for both, so a file's own text is looked at; nan in a frame's column of numbers is a
+    diverged run.
+    """
+    column = table.set_axis([str(name) for name in table.columns], axis=1)[origin]
+    missing = column.isna()
+    if csv is not None and missing.any():
+        text = _read_csv(csv, text=True).set_axis([str(name) for name in table.columns], axis=1)[origin]
+        missing &= text.loc[column.index].str.strip().eq("")
+    elif pd.api.types.is_float_dtype(column):
+        missing &= False
+    return missing.reset_index(drop=True)
 
 
 def _usable(
@@ -247,8 +272,11 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[*first, *(name for name in frame if name not in first)]].reset_index(drop=True)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file separated by commas, semicolons or tabs; blank lines keep their number in the index."""
+def _read_csv(path: Path, *, text: bool = False) -> pd.DataFrame:
+    """A CSV file separated by commas, semicolons or tabs; blank lines keep their number in the index.
+
+    With `text` every cell is what stands in the file, '' where that is nothing.
+    """
     try:
         with path.open(encoding="utf-8-sig", errors="strict") as file:
             header = file.readline()
@@ -263,6 +291,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
                 skip_blank_lines=False,
                 index_col=False,
                 low_memory=False,
+                **({"dtype": str, "keep_default_na": False} if text else {}),
             )
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file in UTF-8: give a CSV or a .parquet file") from None
@@ -270,7 +299,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a CSV table ({reason}): give one row per run, as long as the header") from None
     check.require(table.shape[1] > 1, f"{path} is not a CSV table: it has one column, {table.columns[0]!r}")
-    return table.dropna(how="all")
+    return table if text else table.dropna(how="all")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
