@@ -154,7 +154,8 @@ def comparison(found: Comparison) -> Figure:
         plot.plot([100 * value for _, value in difference.cells], labels, "o", color=colour, label=difference.rival)
         plot.axvline(100 * difference.mean, color=colour, linewidth=1)
         plot.axvspan(100 * difference.low, 100 * difference.high, color=colour, alpha=0.15, linewidth=0)
-    plot.axvline(100 * found.margin, color="black", linestyle=":", label=f"margin, {100 * found.margin:g} %")
+    if found.margin is not None:
+        plot.axvline(100 * found.margin, color="black", linestyle=":", label=f"margin, {100 * found.margin:g} %")
     plot.invert_yaxis()
     plot.set_xlabel(f"loss of {found.challenger} above a tuned rival (%)")
     plot.grid(alpha=0.3)
