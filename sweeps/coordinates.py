@@ -4,8 +4,8 @@
 at a rate near the tuned one.  `ablation` judges one rule that is off: its statistic's slope, in the configuration that
 identifies the rule, against that of the whole parametrization in the same configuration.
 
-A verdict is on the slope's 95 % interval, never on the estimate alone: `pass` where it lies within the tolerance of what
-is expected, `FAIL` where it lies outside of it altogether, `undecided` where it does neither.
+A verdict is on the slope's 95 % interval, never on the estimate alone: `pass` where it lies within the tolerance of
+what is expected, `FAIL` where it lies outside of it altogether, `undecided` where it does neither.
 """
 
 import csv
