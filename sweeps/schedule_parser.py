@@ -76,7 +76,7 @@ def _curve(options: argparse.Namespace) -> "Curve":
         require(value is None or value > 0, f"--{name}={value} is not above 0")
     require(
         options.batch is None or (options.sequences is None and options.length is None),
-        f"--batch={options.batch} is in tokens per update: leave --sequences and --length out, or give them instead of it",
+        f"--batch={options.batch} is in tokens per update: leave --sequences and --length out, or give only these",
     )
     fields: dict[str, Any] = {
         "kind": options.kind.replace("-", "_"),

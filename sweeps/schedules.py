@@ -59,8 +59,8 @@ def curve(fields: Mapping[str, Any], *, lr: float | None, tokens_per_step: int |
     tokens = [name for name in ("tokens", "warmup_tokens", "decay_tokens") if fields.get(name) is not None]
     require(
         tokens_per_step is not None or (not tokens and given.kind != "power"),
-        f"{given.kind if not tokens else tokens[0]} needs the tokens of an update: give --batch, or --sequences of --length "
-        "tokens",
+        f"{given.kind if not tokens else tokens[0]} needs the tokens of an update: give --batch, or --sequences of "
+        "--length tokens",
     )
     require(lr is None or lr > 0, f"--lr={lr} is not above 0")
     resolved = given.resolve(tokens_per_step or 1)

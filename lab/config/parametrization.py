@@ -125,6 +125,6 @@ def check_horizon(parametrization: ParametrizationConfig, kind: str) -> None:
     require(
         parametrization.horizon == "none" or kind in HORIZON_KINDS,
         f"parametrization.horizon={parametrization.horizon} is derived for {' and '.join(HORIZON_KINDS)}, not for "
-        f"optimizer.kind={kind}: use one of them, or parametrization.horizon=none and a rate tuned at the run's batch and "
-        "tokens",
+        f"optimizer.kind={kind}: use one of them, or parametrization.horizon=none and a rate tuned at the run's batch "
+        "and tokens",
     )
