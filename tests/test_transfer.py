@@ -327,7 +327,7 @@ def test_the_report_holds_the_transfers() -> None:
     assert [one["by_regret"]["verdict"] for one in (sp, mup)] == ["loses", "keeps"]
     assert [bound["size"] for bound in sp["by_regret"]["bounds"]] == list(SIZES[1:])
     lost, kept = report.answers()
-    assert lost.startswith("sp: the rate of width 32 loses: at least 11.") and lost.endswith("slope: moves")
+    assert lost.startswith("sp: the rate of width 32 loses: at least 10 %") and lost.endswith("slope: moves")
     assert kept.startswith("mup: the rate of width 32 keeps: at most 0.") and kept.endswith("95 %; slope: transfers")
     (plot,) = figure.optima(cells, "model.width", "optimizer.lr", report.transfers).axes
     dashed = [line for line in plot.lines if line.get_linestyle() == "--"]
