@@ -135,7 +135,7 @@ def regret_bounds(cell: Cell, lr: float, noise: Noise) -> tuple[float | None, fl
     draws = drawn(x[left:end], y[left:end], sd[left:end], np.append(grid, at))
     regret = 100 * (draws[-1] / draws.min(axis=0) - 1)
     low, high = (float(value) for value in np.quantile(regret, [TAIL, 1 - TAIL]))
-    low = min(low, 100 * max(0.0, _least(x, y, sd, at) / y[best] - 1))
+    low = min(low, 100 * max(0.0, _least(x, y, sd, at) / float(y[best]) - 1))
     return low, high if 0 < best < len(x) - 1 else None
 
 

@@ -263,7 +263,7 @@ def constant_rates(frame: pd.DataFrame) -> None:
         for cell in judged(frame, "wsd").values():
             own = cell[np.isclose(cell["optimizer.lr"], 2.0**octave)].set_index(["seed_init", "seed_data"])["loss"]
             per.append(100 * (tuned_cell(cell).loss.rdiv(own.sort_index(), axis=0) - 1))
-        mean, low, high = bounds(*(sum(one[name].to_numpy() for one in per) / len(per) for name in ("other", "own")))
+        mean, low, high = bounds(*(np.mean([one[name] for one in per], axis=0) for name in ("other", "own")))
         rows.append([label, f"{mean:+.2f} % ({low:+.2f} .. {high:+.2f})"])
     assert table(PAGE, "WSD at one constant rate") == rows
 
