@@ -10,7 +10,8 @@ from measured import records
 
 from analysis import spline
 from analysis.drift import Cell, read_cells
-from analysis.optimum import Noise, Optimum, find_optimum
+from analysis.noise import Noise
+from analysis.optimum import Optimum, find_optimum
 from analysis.regret import KEEPS, carried, regret_bounds
 from analysis.transfer import transfers
 
