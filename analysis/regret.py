@@ -113,10 +113,10 @@ def regret_bounds(cell: Cell, lr: float, noise: Noise) -> tuple[float | None, fl
     """
     table = cell.points
     x, y = np.log2(table["lr"].to_numpy(float)), table["loss"].to_numpy(float)
-    sd = noise.at(float(np.nanmin(y))) / np.sqrt(np.maximum(table["seeds"].to_numpy(float), 1))
     at, finite = math.log2(lr), np.isfinite(y)
     if not finite.any():
         return None, None
+    sd = noise.at(float(np.nanmin(y))) / np.sqrt(np.maximum(table["seeds"].to_numpy(float), 1))
     best = int(np.nanargmin(y))
     lost = x[best:][~finite[best:]]
     if len(lost) and at >= lost[0] - _CLOSE:
