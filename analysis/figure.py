@@ -154,7 +154,8 @@ def comparison(found: Comparison) -> Figure:
         plot.plot([100 * value for _, value in difference.cells], labels, "o", color=colour, label=difference.rival)
         plot.axvline(100 * difference.mean, color=colour, linewidth=1)
         plot.axvspan(100 * difference.low, 100 * difference.high, color=colour, alpha=0.15, linewidth=0)
-    plot.axvline(100 * found.margin, color="black", linestyle=":", label=f"margin, {100 * found.margin:g} %")
+    if found.margin is not None:
+        plot.axvline(100 * found.margin, color="black", linestyle=":", label=f"margin, {100 * found.margin:g} %")
     plot.invert_yaxis()
     plot.set_xlabel(f"loss of {found.challenger} above a tuned rival (%)")
     plot.grid(alpha=0.3)
@@ -162,18 +163,34 @@ def comparison(found: Comparison) -> Figure:
     return figure
 
 
-def coordinates(axis: str, sizes: Sequence[int], values: Mapping[str, np.ndarray]) -> Figure:
-    """A panel per statistic: its size over the axis, a line per update; `values` are [sizes, seeds, updates]."""
+def coordinates(
+    axis: str,
+    sizes: Sequence[int],
+    values: Mapping[str, np.ndarray],
+    expected: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """A panel per statistic: its size over the axis, a line per update; `values` are [sizes, seeds, updates].
+
+    Dashed and dotted lines have the `expected` slopes, from the geometric mean of what is shown at the smallest size.
+    Every colour of any panel is in the legend.
+    """
     columns = min(3, len(values))
     rows = -(-len(values) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
     plots = figure.subplots(rows, columns, squeeze=False).flat
+    shown: dict[str, Any] = {}
     for plot, (name, table) in zip(plots, values.items(), strict=False):
         steps = table.shape[-1]
+        starts = []
         for step, colour in zip(range(steps), _colours(steps), strict=True):
             middle = np.median(table[..., step], axis=1)
             if (middle > 0).all():
-                plot.plot(sizes, middle, marker="o", color=colour, label=f"{step}")
+                (shown[f"{step}"],) = plot.plot(sizes, middle, marker="o", color=colour, label=f"{step}")
+                starts.append(middle[0])
+        for exponent, style in zip((expected or {}).get(name, ()) if starts else (), ("--", ":"), strict=False):
+            heights = math.exp(np.mean(np.log(starts))) * (np.asarray(sizes, float) / sizes[0]) ** exponent
+            label = "expected slope" if style == "--" else "expected without the rule"
+            (shown[label],) = plot.plot(sizes, heights, linestyle=style, color="black", label=label)
         plot.set_xscale("log", base=2)
         plot.set_yscale("log", base=2)
         plot.set_xticks(list(sizes), [str(size) for size in sizes])
@@ -185,7 +202,10 @@ def coordinates(axis: str, sizes: Sequence[int], values: Mapping[str, np.ndarray
         plot.set_visible(False)
     first = figure.axes[0]
     first.set_ylabel("root mean square (median of seeds)")
-    first.legend(title="updates", frameon=False, fontsize=7)
+    order = sorted(shown, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label))
+    figure.legend(
+        [shown[label] for label in order], order, title="updates", loc="outside right upper", frameon=False, fontsize=7
+    )
     return figure
 
 

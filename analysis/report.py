@@ -13,6 +13,7 @@ from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
 from analysis.noise import Noise
 from analysis.optimum import Optimum
+from analysis.regret import KEEPS
 from analysis.results import Results, axis_label, describe, load
 from analysis.sharpness.section import Section, sections
 from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers
@@ -67,6 +68,15 @@ class Report:
             *(table for one in self.sharpness for _, table in one.tables()),
         )
 
+    def answers(self) -> list[str]:
+        """Whether a rate may be carried from the smallest size to the larger ones, a line per transfer."""
+        return [
+            f"{describe(t.group)}: the rate of {axis_label(t.axis)} {t.sizes[0]} {t.carried.sentence}"
+            + (f"; slope: {t.verdict}" if t.verdict else "")
+            for t in self.transfers
+            if t.carried
+        ]
+
     def notes(self) -> list[str]:
         """What the tables leave unsaid, a line each: runs of other numerics, why a transfer's verdict is open, and how
         its interval was found.
@@ -86,7 +96,7 @@ def read(root: Path) -> Report:
     """
     results = load(root)
     cells, noise = read_cells(results)
-    return Report(results, cells, drifts(cells), transfers(cells), noise, tuple(sections(root, results)))
+    return Report(results, cells, drifts(cells), transfers(cells, noise), noise, tuple(sections(root, results)))
 
 
 def write(root: Path) -> tuple[Report, Path]:
@@ -165,8 +175,15 @@ def _page(report: Report, pictures: Sequence[Path], measured: Sequence[Sequence[
 
 def _transfers(report: Report, table: Table) -> str:
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in report.notes())
+    answers = "".join(f"<p><b>{html.escape(answer)}</b></p>" for answer in report.answers())
     return (
         "<h2>Slope of the optimum, and regret</h2>"
+        + answers
+        + '<p class="note">'
+        + html.escape(
+            f"keeps: at every larger size the rate gives up at most {KEEPS:g} % of the loss, by a 95 % bound; "
+        )
+        + "loses: more, by such a bound.</p>"
         + _table(*table)
         + '<p class="note">Slope of log2 optimum against log2 size, dashed in the figure. '
         + html.escape(f"transfers: the interval lies within +-{TRANSFERS:g}; moves: beyond -{MOVES:g} or +{MOVES:g}. ")

@@ -21,7 +21,8 @@ import numpy as np
 from scipy import special, stats
 
 from analysis.drift import Cell, lines, named, others
-from analysis.regret import Regret, regrets
+from analysis.noise import Noise
+from analysis.regret import Carried, Regret, carried, regrets
 from analysis.results import axis_label
 
 Verdict = Literal["transfers", "moves", "undecided"]
@@ -59,7 +60,7 @@ class Transfer:
     `group` holds the values of the other cell axes.  `line` and `verdict` are None for two sizes; `line` is None where
     fewer than three cells have an interior optimum.  `left_out` names the cells without one by (size, quality).
     `seeds_needed` is the number of seeds per rate at which 80 % of sweeps with the estimated slope decide, None where
-    this one does or seeds cannot.
+    this one does or seeds cannot.  `carried` is the verdict by regret, None where no noise was given.
     """
 
     group: dict[str, Any]
@@ -73,11 +74,15 @@ class Transfer:
     used: int
     left_out: tuple[tuple[Any, str], ...]
     regrets: tuple[Regret, ...]
+    carried: Carried | None = None
 
 
-def transfers(cells: Sequence[Cell]) -> list[Transfer]:
-    """The transfer along every numeric cell axis, for each combination of the others."""
-    return [_transfer(axis, members) for axis, members in lines(cells)]
+def transfers(cells: Sequence[Cell], noise: Noise | None = None) -> list[Transfer]:
+    """The transfer along every numeric cell axis, for each combination of the others; by regret too, with a noise."""
+    return [
+        dataclasses.replace(_transfer(axis, members), carried=carried(members, axis, noise) if noise else None)
+        for axis, members in lines(cells)
+    ]
 
 
 def fit_line(x: np.ndarray, y: np.ndarray, sd: np.ndarray) -> Line:
@@ -118,6 +123,18 @@ def transfer_json(found: Transfer) -> dict[str, Any]:
         "birge": line.birge if line else None,
         "quantile": line.quantile if line else None,
         "regret": [dataclasses.asdict(regret) for regret in found.regrets],
+        "by_regret": _carried_json(found.carried) if found.carried else None,
+    }
+
+
+def _carried_json(found: Carried) -> dict[str, Any]:
+    """Bounds in per cent; None too where they are infinite, since runs at the rate diverged."""
+    finite = [(size, *(None if v is None or math.isinf(v) else v for v in ends)) for size, *ends in found.bounds]
+    return {
+        "verdict": found.verdict,
+        "sentence": found.sentence,
+        "lr": found.lr,
+        "bounds": [{"size": size, "low": low, "high": high} for size, low, high in finite],
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lab import ablation
 from lab.check import require
 from lab.config import OptimizerConfig, ParametrizationConfig, RunConfig
+from lab.config.parametrization import check_horizon
 from lab.parametrization import ADAM_LIKE, TABLE, exponents, tied_logits
 from lab.role import MATRICES, Leaf, Place, Role
 
@@ -85,6 +86,7 @@ def factors(leaf: Leaf, setting: Setting) -> Factors:
 
     width_lr = m ** (row.lr - row.lr_out) * leaf.ratio_out**row.lr_out if on("lr") else 1.0
     depth = _depth(leaf, setting, rules)
+    check_horizon(parametrization, optimizer.kind)
     noise = math.sqrt(setting.batch / setting.data) if parametrization.horizon == "completed" else 1.0
     adam_ratio = optimizer.adam_ratio if optimizer.kind == "muon" and leaf.role != Role.HIDDEN else 1.0
     outside = depth.lr * noise * adam_ratio

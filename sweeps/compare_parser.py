@@ -22,7 +22,9 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--challenger", metavar="KIND", required=True, help="its schedule.kind")
     judged = "the judged cells; the challenger's constants are chosen on the others"
     settings.add(parser, "--judge", metavar="NAME=V1,V2", help=judged, required=True)
-    parser.add_argument("--margin", type=float, default=0.2, help="per cent of loss that do not matter (default 0.2)")
+    parser.add_argument("--margin", type=float, help="per cent of loss that do not matter; without it: no verdicts")
+    rivals = "schedules to judge against (default: all others)"
+    parser.add_argument("--rival", metavar="KIND1,KIND2", default="", help=rivals)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--out", metavar="DIR", type=Path, help="write the picture there")
 
@@ -33,12 +35,14 @@ def _compare(options: argparse.Namespace) -> int:
 
     out: Path | None = options.out
     require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
-    require(options.margin > 0, f"--margin {options.margin} is not positive: give per cent of loss, as in 0.2")
+    margin: float | None = options.margin
+    require(margin is None or margin > 0, f"--margin {margin} is not positive: give per cent of loss, as in 0.2")
     found = compare(
         load(options.dir),
         challenger=options.challenger,
         judge=settings.parse(options.settings, "--judge"),
-        margin=options.margin / 100,
+        margin=None if margin is None else margin / 100,
+        rivals=[kind for kind in options.rival.split(",") if kind],
     )
     print(json.dumps(summary(found), indent=1) if options.json else text(found))
     if out is not None:
@@ -55,7 +59,7 @@ def summary(found: "Comparison") -> dict[str, Any]:
     return {
         "challenger": found.challenger,
         "constants": found.constants,
-        "margin_percent": 100 * found.margin,
+        "margin_percent": None if found.margin is None else 100 * found.margin,
         "tuning_excess_percent": 100 * found.tuning_excess,
         "hindsight_percent": 100 * found.hindsight,
         "differences": [
@@ -64,10 +68,15 @@ def summary(found: "Comparison") -> dict[str, Any]:
                 "percent": 100 * difference.mean,
                 "low": 100 * difference.low,
                 "high": 100 * difference.high,
+                "half_width": 100 * difference.half_width,
                 "verdict": difference.verdict,
                 "seeds": difference.seeds,
-                "cells": [cell | {"percent": 100 * mean} for cell, mean in difference.cells],
+                "cells": [
+                    cell | {"percent": 100 * mean, "chosen": list(chosen)}
+                    for (cell, mean), chosen in zip(difference.cells, difference.chosen, strict=True)
+                ],
                 "edges": list(difference.edges),
+                "between_percent": 100 * difference.between,
             }
             for difference in found.differences
         ],
@@ -77,25 +86,35 @@ def summary(found: "Comparison") -> dict[str, Any]:
 def text(found: "Comparison") -> str:
     """A comparison in lines."""
     from analysis.inferiority import LEVEL
+    from analysis.results import describe
 
-    constants = ", ".join(f"{name}={value:.4g}" for name, value in found.constants.items())
     lines = [
-        f"{found.challenger} with {constants}, chosen on the cells that are not judged; there it is "
+        f"{found.challenger} with {_words(found.constants)}, chosen on the cells that are not judged; there it is "
         f"{100 * found.tuning_excess:.2f} % above the best constants of each cell, in the judged cells "
         f"{100 * found.hindsight:.2f} %"
     ]
-    for difference in found.differences:
+    for one in found.differences:
+        verdict = f": {one.verdict} at a margin of {100 * (found.margin or 0):g} %" if one.verdict else ""
         lines.append(
-            f"against {difference.rival} tuned in every cell: {100 * difference.mean:+.2f} % of its loss "
-            f"({LEVEL:.0%} bounds {100 * difference.low:+.2f} .. {100 * difference.high:+.2f}, "
-            f"{difference.seeds} seeds): {difference.verdict} at a margin of {100 * found.margin:g} %"
+            f"against {one.rival} tuned in every cell: {100 * one.mean:+.2f} % of its loss "
+            f"({LEVEL:.0%} bounds {100 * one.low:+.2f} .. {100 * one.high:+.2f}, {one.seeds} seeds){verdict}"
+        )
+        lines.append(
+            f"  {one.seeds} seeds can attain +{100 * one.half_width:.2f} %: a smaller margin is refused; rates between "
+            f"those measured might gain {one.rival} another {100 * one.between:.2f} %"
         )
         lines += [
-            f"  {', '.join(f'{name} {value}' for name, value in cell.items())}: {100 * mean:+.2f} %"
-            for cell, mean in difference.cells
+            f"  {describe(cell)}: {100 * mean:+.2f} %, {one.rival} at {' and '.join(map(_words, chosen))}"
+            for (cell, mean), chosen in zip(one.cells, one.chosen, strict=True)
         ]
         lines += [
-            f"  {difference.rival} has no interior optimum at {cell}: its best measured rate stands for it"
-            for cell in difference.edges
+            f"  {one.rival} has its best measured rate at the edge of its grid at {describe(cell)}: a wider one may win"
+            for cell in one.edges
         ]
     return "\n".join(lines)
+
+
+def _words(setting: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in setting.items()
+    )

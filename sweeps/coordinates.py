@@ -3,10 +3,14 @@
 `whole` judges a parametrization: how the change of every activation, the updates and the gradients grow with the size,
 at a rate near the tuned one.  `ablation` judges one rule that is off: its statistic's slope, in the configuration that
 identifies the rule, against that of the whole parametrization in the same configuration.
+
+A verdict is on the slope's 95 % interval, never on the estimate alone: `pass` where it lies within the tolerance of
+what is expected, `FAIL` where it lies outside of it altogether, `undecided` where it does neither.
 """
 
 import csv
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +39,8 @@ TOLERANCE = 0.2
 HEAD_DIM = 8
 # An ablated rule is seen where its slope differs from the whole parametrization's by this much.
 CONTRAST = 0.2
+Judged = Literal["pass", "FAIL", "undecided"]
+STATUS = {"pass": 0, "FAIL": 1, "undecided": 3}  # exit statuses; 2 is bad input
 ACTIVATIONS = ("embedding", "attention_logits", "attention", "mlp", "residual", "logits")
 
 
@@ -61,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """One judged statistic: its slope over the sizes, what is expected, and whether it passes.
+    """One judged statistic: its slope over the sizes, what is expected, and the verdict.
 
     Of an ablated rule, `expected` is the slope with the rule and `predicted` what the table says without it.
     """
@@ -70,7 +76,7 @@ class Row:
     when: str
     found: Slope
     expected: float
-    passed: bool
+    verdict: Judged
     note: str = ""
     predicted: float | None = None
 
@@ -85,15 +91,26 @@ class Verdict:
     curves: Mapping[str, np.ndarray]
 
     @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
+    def verdict(self) -> Judged:
+        """That of the rows: one that fails, else one that is open, decides."""
+        rows = {row.verdict for row in self.rows}
+        return "FAIL" if "FAIL" in rows else "undecided" if "undecided" in rows else "pass"
+
+    def expected(self) -> dict[str, tuple[float, ...]]:
+        """The expected slopes of every curve that has one."""
+        found: dict[str, tuple[float, ...]] = {}
+        for row in self.rows:
+            for name in self.curves:
+                if name.split(" (")[0] == row.statistic:
+                    found[name] = (row.expected,) if row.predicted is None else (row.expected, row.predicted)
+        return found
 
     def summary(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "axis": self.check.axis,
             "sizes": list(self.check.sizes),
-            "passed": self.passed,
+            "verdict": self.verdict,
             "rows": [
                 {
                     "statistic": row.statistic,
@@ -103,7 +120,7 @@ class Verdict:
                     "high": row.found.high,
                     "expected": row.expected,
                     "predicted": row.predicted,
-                    "passed": row.passed,
+                    "verdict": row.verdict,
                     "note": row.note,
                 }
                 for row in self.rows
@@ -165,7 +182,14 @@ def _whole(check: Check, activations: Mapping[str, np.ndarray], leaves: Mapping[
 
 def _row(check: Check, statistic: str, when: str, values: np.ndarray, expected: float) -> Row:
     found = _slope(check, statistic, values)
-    return Row(statistic, when, found, expected, abs(found.value - expected) <= TOLERANCE)
+    return Row(statistic, when, found, expected, judge(found.low - expected, found.high - expected, TOLERANCE))
+
+
+def judge(low: float, high: float, tolerance: float) -> Judged:
+    """The verdict on an interval of the distance from what is expected."""
+    if -tolerance <= low and high <= tolerance:
+        return "pass"
+    return "FAIL" if low > tolerance or high < -tolerance else "undecided"
 
 
 def ablation(check: Check, rule: str) -> Verdict:
@@ -205,11 +229,13 @@ def _judged(
     same = all((kept[name] == off[name]).all() for name in kept)
     predicted = with_rule.value + row.sensitivity * exponent(row.rule, config)
     if same:
-        verdict = Row(row.statistic, row.when, without, with_rule.value, True, "the rule is a no-op here, bitwise")
+        verdict = Row(row.statistic, row.when, without, with_rule.value, "pass", "the rule is a no-op here, bitwise")
     else:
-        seen = abs(without.value - with_rule.value) >= CONTRAST
+        moved = without.value - with_rule.value
+        half = math.hypot(without.value - without.low, with_rule.value - with_rule.low)
         note = f"slope {with_rule.value:+.2f} with the rule, {predicted:+.2f} predicted without"
-        verdict = Row(row.statistic, row.when, without, with_rule.value, not seen, note, predicted)
+        seen = judge(moved - half, moved + half, CONTRAST)
+        verdict = Row(row.statistic, row.when, without, with_rule.value, seen, note, predicted)
     return Verdict(title, check, (verdict,), curves)
 
 
@@ -303,15 +329,17 @@ def text(found: Verdict) -> str:
     lines = [found.title]
     for row in found.rows:
         measured = f"slope {row.found.value:+.2f} ({row.found.low:+.2f} .. {row.found.high:+.2f})"
-        verdict = "pass" if row.passed else "FAIL"
-        line = f"  {row.statistic:32}{row.when:14}{measured}  expected {row.expected:+.2f}  {verdict}  {row.note}"
+        line = f"  {row.statistic:32}{row.when:14}{measured}  expected {row.expected:+.2f}  {row.verdict}  {row.note}"
         lines.append(line.rstrip())
-    return "\n".join([*lines, "pass" if found.passed else "FAIL"])
+    if found.verdict == "undecided":
+        lines.append("an interval reaches over the tolerance: more --seeds and --steps, or more sizes, narrow it")
+    return "\n".join([*lines, found.verdict])
 
 
 def write(found: Verdict, folder: Path) -> None:
     """Write `coordinates.png` and `.svg`, and every curve as `coordinates.csv`."""
-    figure.save(figure.coordinates(found.check.axis, found.check.sizes, found.curves), folder, "coordinates")
+    drawn = figure.coordinates(found.check.axis, found.check.sizes, found.curves, found.expected())
+    figure.save(drawn, folder, "coordinates")
     with (folder / "coordinates.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("statistic", found.check.axis, "seed", "step", "rms"))

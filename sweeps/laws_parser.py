@@ -132,6 +132,8 @@ def _side_by_side(found: Sequence["Answer"]) -> None:
         batch = "-" if one.batch is None else f"{one.batch:.4g}"
         rows.append([one.law.name, "-" if one.lr is None else f"{one.lr:.4g}", batch, where, ", ".join(marks)])
     console().print(table(["law", "peak rate", "tokens per update", "its fit", "evidence"], rows))
+    rates = [one.law.law for one in answering if one.lr is not None]
+    print(f"\n{len(rates)} rates of {len(set(rates))} distinct laws: several constants of one law count once")
     print("\nconditions: a number holds under these, not in general")
     for one in answering:
         _wrapped(f"{one.law.name}: {one.law.conditions.short}; N: {one.law.conditions.params}")

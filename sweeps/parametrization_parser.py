@@ -117,7 +117,7 @@ def _coord_check(options: argparse.Namespace) -> int:
     if options.out is not None:
         coordinates.write(found, options.out)
     print(json.dumps(found.summary(), indent=1) if options.json else coordinates.text(found))
-    return 0 if found.passed else 1
+    return coordinates.STATUS[found.verdict]
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,15 +63,21 @@ def _options(parser: argparse.ArgumentParser) -> None:
     rates.add_argument("--lr", metavar="X", type=float, help="peak; the cap of power (default 0.02)")
     rates.add_argument("--a", metavar="X", type=float, help="coefficient of power (default 4)")
     rates.add_argument("--b", metavar="X", type=float, help="exponent of power (default -0.51)")
-    rates.add_argument("--batch", metavar="N", type=_whole, help="sequences of an update")
-    rates.add_argument("--length", metavar="N", type=_whole, default=4096, help="tokens of a sequence (default 4096)")
+    rates.add_argument("--batch", metavar="N", type=_whole, help="tokens of an update, as in predict, suggest and laws")
+    rates.add_argument("--sequences", metavar="N", type=_whole, help="sequences of an update, instead of --batch")
+    rates.add_argument("--length", metavar="N", type=_whole, help="tokens of one of --sequences (default 4096)")
 
 
 def _curve(options: argparse.Namespace) -> "Curve":
     from sweeps import schedules
 
-    require(options.batch is None or options.batch > 0, f"--batch={options.batch} is not above 0")
-    require(options.length > 0, f"--length={options.length} is not above 0")
+    for name in ("batch", "sequences", "length"):
+        value = getattr(options, name)
+        require(value is None or value > 0, f"--{name}={value} is not above 0")
+    require(
+        options.batch is None or (options.sequences is None and options.length is None),
+        f"--batch={options.batch} is in tokens per update: leave --sequences and --length out, or give only these",
+    )
     fields: dict[str, Any] = {
         "kind": options.kind.replace("-", "_"),
         "steps": options.steps,
@@ -87,7 +94,8 @@ def _curve(options: argparse.Namespace) -> "Curve":
     for phase in ("warmup", "decay"):
         for unit in ("steps", "tokens", "fraction"):
             fields[f"{phase}_{unit}"] = getattr(options, f"{phase}_{unit}")
-    per_step = None if options.batch is None else options.batch * options.length
+    length = 4096 if options.length is None else options.length
+    per_step = options.batch if options.sequences is None else options.sequences * length
     given = {name: value for name, value in fields.items() if value is not None}
     return schedules.curve(given, lr=options.lr, tokens_per_step=per_step)
 
@@ -111,7 +119,10 @@ def _plot(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from sweeps import schedules
 
-    content = schedules.export(_curve(options), options.format)
+    found = _curve(options)
+    content = schedules.export(found, options.format)
+    if options.format not in ("optax", "torch") and (missing := schedules.missing(found.schedule)):
+        print(f"note: {missing}", file=sys.stderr)
     if options.out is None:
         print(content, end="")
     else:

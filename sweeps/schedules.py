@@ -59,7 +59,7 @@ def curve(fields: Mapping[str, Any], *, lr: float | None, tokens_per_step: int |
     tokens = [name for name in ("tokens", "warmup_tokens", "decay_tokens") if fields.get(name) is not None]
     require(
         tokens_per_step is not None or (not tokens and given.kind != "power"),
-        f"{given.kind if not tokens else tokens[0]} needs the tokens of an update: give --batch, in sequences of "
+        f"{given.kind if not tokens else tokens[0]} needs the tokens of an update: give --batch, or --sequences of "
         "--length tokens",
     )
     require(lr is None or lr > 0, f"--lr={lr} is not above 0")
@@ -119,7 +119,20 @@ def title(config: ScheduleConfig) -> str:
     if config.cycle_steps:
         words.append(f"cycles end at {', '.join(map(str, config.cycle_steps))}")
     words += [f"floor {config.floor:g}"] if config.floor else []
-    return ", ".join([*words, f"index {config.index}"])
+    told = ", ".join([*words, f"index {config.index}"])
+    return f"{told}; {missing(config)}" if missing(config) else told
+
+
+def missing(config: ScheduleConfig) -> str:
+    """What a resolved Power schedule leaves out of the published one, in words; nothing of another kind.
+
+    Power Scheduler (2408.13359) is a warm-up, the law and a decay; here the first and the last have no default.
+    """
+    if config.kind != "power":
+        return ""
+    without = [name for name, steps in (("warm-up", config.warmup_steps), ("decay", config.decay_steps)) if not steps]
+    give = " and ".join(f"--{name.replace('-', '')}" for name in without)
+    return f"without {' and '.join(without)}, which the published Power has: {give}" if without else ""
 
 
 def plot(found: Curve, path: Path) -> None:

@@ -99,6 +99,7 @@ def test_laws_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert "law marin_muonh needs width and batch: add --width --batch" in found
     assert "step: tokens 1.4e+12 is 14 times outside the fit, 2e+09 .. 1e+11" in found
     assert "conditions: a number holds under these" in found
+    assert "9 rates of 6 distinct laws" in found
 
 
 def test_laws_side_by_side_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from analysis.drift import Cell, read_cells
 from analysis.horizon import Horizon, horizons, summary
 from analysis.horizon_law import Estimate
-from analysis.inferiority import Comparison, Difference, compare, tuned_loss
+from analysis.inferiority import Comparison, Difference, Tuned, bounds, compare, tuned
 from analysis.results import Results
 from sweeps import compare_parser, horizon_parser
 
@@ -217,7 +217,7 @@ def test_the_short_warm_up() -> None:
 
 @functools.cache
 def compared() -> Comparison:
-    return compare(records("power_vs_wsd"), challenger="power", judge={"data.sequences": JUDGED}, margin=0.002)
+    return compare(records("power_vs_wsd"), challenger="power", judge={"data.sequences": JUDGED}, margin=None)
 
 
 def power(found: Comparison) -> None:
@@ -226,13 +226,14 @@ def power(found: Comparison) -> None:
     losses = [[f"{100 * value:+.2f} %" for _, value in by[name].cells] for name in ("wsd", "cosine")]
     assert [row[1:] for row in rows[:-1]] == [list(pair) for pair in zip(*losses, strict=True)]
     pooled = [
-        f"{100 * one.mean:+.2f} % ({100 * one.low:+.2f} .. {100 * one.high:+.2f}): {one.verdict}"
-        for one in (by["wsd"], by["cosine"])
+        f"{100 * one.mean:+.2f} % ({100 * one.low:+.2f} .. {100 * one.high:+.2f})" for one in (by["wsd"], by["cosine"])
     ]
     assert rows[-1][1:] == pooled
     constants = found.constants
+    widths = [100 * by[name].half_width for name in ("wsd", "cosine")]
     says(
         PAGE,
+        "four seeds can attain +{:.2f} % against WSD and +{:.2f} % against cosine".format(*widths),
         f"b {constants['schedule.power_exponent']:g}, a {constants['schedule.power_coefficient']:g}",
         f"would give up {100 * found.hindsight:.2f} % less",
     )
@@ -240,7 +241,7 @@ def power(found: Comparison) -> None:
 
 def test_the_power_schedule() -> None:
     power(compared())
-    again = compare(shifted("power_vs_wsd"), challenger="power", judge={"data.sequences": JUDGED}, margin=0.002)
+    again = compare(shifted("power_vs_wsd"), challenger="power", judge={"data.sequences": JUDGED}, margin=None)
     fails(power, again)
 
 
@@ -249,18 +250,21 @@ def judged(frame: pd.DataFrame, kind: str) -> dict[tuple, pd.DataFrame]:
     return dict(list(rows.groupby(["data.sequences", "schedule.tokens"])))
 
 
+def tuned_cell(cell: pd.DataFrame) -> Tuned:
+    seeds = pd.MultiIndex.from_frame(cell[["seed_init", "seed_data"]].drop_duplicates()).sort_values()
+    return tuned(cell, ["optimizer.lr"], "optimizer.lr", seeds)
+
+
 def constant_rates(frame: pd.DataFrame) -> None:
-    """WSD at one rate everywhere against WSD tuned in every cell: a pooled test over seeds, written out again here."""
+    """WSD at one rate everywhere against WSD tuned in every cell: a pooled test over seeds."""
     rows = []
     for octave, label in CAPS.items():
         per = []
         for cell in judged(frame, "wsd").values():
-            tuned = tuned_loss(cell, "optimizer.lr")[0]
-            own = cell[np.isclose(cell["optimizer.lr"], 2.0**octave)].set_index("seed_init")["loss"]
-            per.append(own / tuned - 1)
-        seed = 100 * pd.concat(per, axis=1).mean(axis=1)
-        half = stats.t.ppf(0.95, len(seed) - 1) * seed.std(ddof=1) / math.sqrt(len(seed))
-        rows.append([label, f"{seed.mean():+.2f} % ({seed.mean() - half:+.2f} .. {seed.mean() + half:+.2f})"])
+            own = cell[np.isclose(cell["optimizer.lr"], 2.0**octave)].set_index(["seed_init", "seed_data"])["loss"]
+            per.append(100 * (tuned_cell(cell).loss.rdiv(own.sort_index(), axis=0) - 1))
+        mean, low, high = bounds(*(np.mean([one[name] for one in per], axis=0) for name in ("other", "own")))
+        rows.append([label, f"{mean:+.2f} % ({low:+.2f} .. {high:+.2f})"])
     assert table(PAGE, "WSD at one constant rate") == rows
 
 
@@ -269,9 +273,10 @@ def test_the_cap_that_was_not_tuned() -> None:
     fails(constant_rates, shifted("power_vs_wsd").frame)
     rows = {row[0]: row[1] for row in table(PAGE, "WSD at one constant rate")}
     cap, half = rows["2^-5, Power's cap here"], rows["2^-6"]
-    says(PAGE, f"gives up {cap.replace('+', '')} to tuned WSD", f"one at 2^-6 {half.replace('+0', '0', 1)}")
-    says(README, "a WSD at that cap gives up 8.4 %, one at half of it 0.24 %")
-    assert cap.startswith("+8.44 %") and half.startswith("+0.24 %")
+    says(PAGE, f"gives up {cap.replace('+', '')} to tuned WSD", f"one at 2^-6 {half}")
+    says(README, "a WSD at that cap gives up 8.0 %, one at half of it nothing")
+    assert cap.startswith("+7.99 %") and half == "-0.15 % (-0.27 .. +0.04)"
+    says(PAGE, "non-inferior to tuned WSD at a margin of 0.2 %")
 
 
 def test_rivals_cell_by_cell() -> None:
@@ -281,10 +286,8 @@ def test_rivals_cell_by_cell() -> None:
     means = [cell.groupby("optimizer.lr")["loss"].mean() for cell in wsd.values()]
     best = [math.log2(mean.index.to_numpy(float)[mean.to_numpy().argmin()]) for mean in means]
     assert sorted(best) == [-6.5, *[-6.0] * 5]  # "the best measured rate in five of the six cells"
-    ahead = [
-        100 * (tuned_loss(cosine[at], "optimizer.lr")[0].mean() / tuned_loss(wsd[at], "optimizer.lr")[0].mean() - 1)
-        for at in wsd
-    ]
+    lowest = [[cell.groupby("optimizer.lr")["loss"].mean().min() for cell in one.values()] for one in (cosine, wsd)]
+    ahead = [100 * (theirs / ours - 1) for theirs, ours in zip(*lowest, strict=True)]
     says(PAGE, f"WSD beats cosine by {min(ahead):.1f} to {max(ahead):.1f} %")
     worse = 0
     for cell in mine.values():
@@ -342,7 +345,8 @@ def test_what_the_comparison_prints_is_what_was_found() -> None:
         assert [line[name] for name in ("low", "percent", "high")] == ends
         assert ends[0] < ends[1] < ends[2]
         assert f"against {one.rival} tuned in every cell: {ends[1]:+.2f} % of its loss" in printed
-        assert f"bounds {ends[0]:+.2f} .. {ends[2]:+.2f}, 4 seeds): {one.verdict}" in printed
+        assert f"bounds {ends[0]:+.2f} .. {ends[2]:+.2f}, 4 seeds)" in printed
+        assert f"4 seeds can attain +{ends[2] - ends[1]:.2f} %" in printed
 
 
 def test_the_pooled_test_by_numpy_alone() -> None:
@@ -356,11 +360,10 @@ def test_the_pooled_test_by_numpy_alone() -> None:
         for at, cell in judged(frame, "wsd").items():
             own = mine[(mine["data.sequences"] == at[0]) & (mine["schedule.tokens"] == at[1])]
             own = own[(own["schedule.kind"] == "power") & (own["seed_init"] == seed)]
-            rival = float(tuned_loss(cell, "optimizer.lr")[0][seed])
-            apart.append(float(own["loss"].iloc[0]) / rival - 1)
+            others = cell[cell["seed_init"] % 2 != seed % 2].groupby("optimizer.lr")["loss"].mean()
+            rival = cell[(cell["optimizer.lr"] == others.idxmin()) & (cell["seed_init"] == seed)]
+            apart.append(float(own["loss"].iloc[0]) / float(rival["loss"].iloc[0]) - 1)
         per_seed.append(np.mean(apart))
     (one,) = [difference for difference in found.differences if difference.rival == "wsd"]
     half = 2.3533634 * np.std(per_seed, ddof=1) / 2
-    assert [one.low, one.mean, one.high] == pytest.approx(
-        [np.mean(per_seed) - half, np.mean(per_seed), np.mean(per_seed) + half], rel=1e-6
-    )
+    assert [one.low, one.mean] == pytest.approx([np.mean(per_seed) - half, np.mean(per_seed)], rel=1e-6)

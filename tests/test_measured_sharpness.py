@@ -94,7 +94,10 @@ def distances(found: Section) -> None:
     for rate in (LOW, EIGHTH):
         assert study(found, "preconditioned", name="mup", lr=rate).verdict == "undecided"
         assert study(found, "loss", name="ntk", lr=rate).verdict == "consistent"
-    assert study(found, "preconditioned", name="mup", lr=1.0).verdict == "differs"
+        assert study(found, "preconditioned", name="mup", lr=rate).averaged == (rate == EIGHTH)
+    edge = study(found, "preconditioned", name="mup", lr=1.0)
+    assert (edge.verdict, edge.averaged) == ("undecided", True)
+    assert study(found, "preconditioned", name="ntk", lr=EIGHTH).verdict == "differs"  # Fig. 1 of the paper
 
 
 def betas(found: Section) -> None:

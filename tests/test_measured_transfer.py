@@ -53,7 +53,10 @@ def optimum(cell: Cell, digits: int) -> list[str]:
 
 
 def the_quickstart(found: Read) -> None:
-    cells, drift, transfer, _ = found
+    cells, drift, transfer, noise = found
+    for one in transfers(cells, noise):
+        assert one.carried
+        says(README, f'"{one.carried.sentence}"')
     rows = by(cells, "model.width", "parametrization.name")
     wanted = [[str(width), *optimum(rows[width, "sp"], 3), *optimum(rows[width, "mup"], 3)] for width in (32, 64, 128)]
     along = {one.parametrization: moved(one) for one in drift}

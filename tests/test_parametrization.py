@@ -305,6 +305,18 @@ def test_horizon_rules(base: RunConfig) -> None:
         found(base, "mup", parametrization__horizon="completed")
 
 
+@pytest.mark.parametrize("kind", ["sgd", "lion", "muon", "adafactor"])
+def test_horizon_rules_are_refused_for_optimizers_that_they_are_not_derived_for(base: RunConfig, kind: str) -> None:
+    """0.1.0 gave all of them AdamW's square root."""
+    rules = {"parametrization__base_batch": 64, "parametrization__base_tokens": 640, "optimizer__kind": kind}
+    with pytest.raises(
+        ValueError, match=rf"horizon=completed is derived for adamw and adam, not for optimizer\.kind={kind}"
+    ):
+        resolve(base, parametrization__horizon="completed", **rules)
+    resolve(base, optimizer__kind=kind)
+    resolve(base, parametrization__horizon="completed", **(rules | {"optimizer__kind": "adam"}))
+
+
 # Which forms allow one tensor for embedding and readout, and the factor on the logits at m = 4 where they do.
 @pytest.mark.parametrize(
     ("name", "alignment", "kind", "logits"),

@@ -80,8 +80,8 @@ def test_coordinate_checks_from_the_command_line(
 ) -> None:
     small = ["coord-check", "mup", "--widths", "8,16,64", "--steps", "2"]
     small += ["--set", f"data.corpus=text:{text}"]
-    assert main([*small, "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["passed"]
+    status = main([*small, "--out", str(tmp_path), "--json"])
+    assert (json.loads(capsys.readouterr().out)["verdict"], status) in [("pass", 0), ("undecided", 3)]
     header, first, *_ = (tmp_path / "coordinates.csv").read_text().splitlines()
     assert header == "statistic,width,seed,step,rms"
     assert first == "change/embedding,8,0,0,0"

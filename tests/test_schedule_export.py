@@ -188,7 +188,7 @@ def test_show_is_a_table_of_the_phases(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_durations_in_tokens_and_the_power_schedule_in_the_paper_s_units(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--tokens", "1e8", "--warmup-tokens", "1e7", "--decay-fraction", "0.1", "--batch", "16"]
+    words = ["--tokens", "1e8", "--warmup-tokens", "1e7", "--decay-fraction", "0.1", "--sequences", "16"]
     found = json.loads(said(capsys, "show", "power", *words, "--json"))
     per_step = 16 * 4096
     assert len(found["values"]) == 10**8 // per_step
@@ -221,7 +221,7 @@ def test_csv_and_json_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_plot_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "schedule.png"
-    assert str(path) in said(capsys, "plot", "power", "--tokens", "1e13", "--batch", "1024", "--out", str(path))
+    assert str(path) in said(capsys, "plot", "power", "--tokens", "1e13", "--sequences", "1024", "--out", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -236,6 +236,10 @@ def test_plot_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["show", "wsd", "--tokens", "9e9", "--decay", "1"], "tokens needs the tokens of an update: give --batch"),
         (["show", "power", "--steps", "9"], "power needs the tokens of an update: give --batch"),
         (["show", "power", "--steps", "9", "--batch", "0"], "--batch=0 is not above 0"),
+        (
+            ["show", "power", "--steps", "9", "--batch", "8", "--length", "64"],
+            "--batch=8 is in tokens per update: leave",
+        ),
         (["show", "power", "--steps", "9", "--batch", "8", "--index", "hf"], "use schedule.index=lab or dolomite or"),
         (["show", "wsd", "--steps", "9", "--decay", "1", "--lr", "0"], "--lr=0.0 is not above 0"),
         (["show", "wsd-s", "--steps", "9", "--decay", "1", "--cycles", "4;6"], "write the updates as in 10,20"),
@@ -258,3 +262,24 @@ def test_wrong_schedules_are_one_clear_line(
     error = capsys.readouterr().err
     assert line in error
     assert error.count("\n") == 1
+
+
+def test_the_batch_is_in_tokens_and_sequences_have_a_name_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["power", "--steps", "30", "--warmup", "3", "--decay", "3", "--json"]
+    tokens = said(capsys, "show", *words, "--batch", "8192")
+    assert tokens == said(capsys, "show", *words, "--sequences", "2")
+    assert tokens == said(capsys, "show", *words, "--sequences", "128", "--length", "64")
+    assert tokens != said(capsys, "show", *words, "--sequences", "8192")
+
+
+def test_power_says_which_phases_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    """0.1.0 gave the cap at the first update, and no decay, without a word."""
+    words = ["power", "--steps", "30", "--batch", "8192"]
+    for form in ("torch", "optax"):
+        first = said(capsys, "export", *words, "--format", form).splitlines()[0]
+        assert "without warm-up and decay, which the published Power has: --warmup and --decay" in first
+    assert "without decay, which" in said(capsys, "show", *words, "--warmup", "3")
+    assert "without" not in said(capsys, "show", *words, "--warmup", "3", "--decay", "3")
+    assert "without" not in said(capsys, "show", "wsd", "--steps", "30", "--decay", "0")
+    assert main(["schedule", "export", *words, "--format", "csv"]) == 0
+    assert "without warm-up and decay" in capsys.readouterr().err

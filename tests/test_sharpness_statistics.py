@@ -265,6 +265,22 @@ def test_the_late_ratio_is_the_mean_of_the_seeds_medians() -> None:
     assert late(STEPS[:0], ratio[:, :0]) is None
 
 
+def test_near_the_edge_the_time_average_is_judged() -> None:
+    """Curves that swing by 30 % about one level: the same on average, apart at nearly every step."""
+    rng = np.random.default_rng(21)
+    swings = [10 + 3.0 * np.where((np.arange(len(STEPS)) + shift) % 2, 1.0, -1.0) for shift in (0, 1)]
+    late_T = np.flatnonzero((STEPS >= 0.5 * STEPS[-1]) & (STEPS > 0))
+    for values in swings:  # an odd number of points would leave half a swing over
+        values[late_T] += 10 - values[late_T].mean()
+    track = tracked([curves(rng, values, 4, 0.003) for values in swings])
+    single, averaged = study(track), study(track, near_edge=True)
+    assert (single.verdict, single.averaged) == ("differs", False)
+    assert (averaged.verdict, averaged.averaged) == ("consistent", True)
+    assert averaged.distances[16].verdict == "consistent"
+    apart = tracked([curves(rng, values * scale, 4, 0.003) for values, scale in zip(swings, (1.3, 1.0), strict=True)])
+    assert study(apart, near_edge=True).verdict == "differs"  # the control: sizes that do differ on average
+
+
 def test_the_change_since_the_start_forgets_the_start() -> None:
     """Sizes that start apart and then run in parallel differ, and their changes do not."""
     rng = np.random.default_rng(14)

@@ -305,7 +305,7 @@ def test_the_report_holds_the_transfers() -> None:
     names = ["model.width", "parametrization.name", "optimizer.lr"]
     results = Results({"axes": names, "optimum_axes": ["optimizer.lr"]}, frame({"sp": -1.0, "mup": 0.0}), {}, {})
     cells, noise = read_cells(results)
-    report = Report(results, cells, drifts(cells), transfers(cells), noise)
+    report = Report(results, cells, drifts(cells), transfers(cells, noise), noise)
     found = report.summary()
     assert {"optimum_axis", "noise", "cells", "drift", "transfer"} == set(found)
     assert json.loads(json.dumps(found, allow_nan=False))["transfer"] == found["transfer"]
@@ -324,6 +324,11 @@ def test_the_report_holds_the_transfers() -> None:
     assert rows[0][:3] == ["sp", "width", "-1.000"]
     assert rows[0][4:] == ["moves", "4/4", "11.25 % (0.2250 nat)"]
     assert report.notes() == []
+    assert [one["by_regret"]["verdict"] for one in (sp, mup)] == ["loses", "keeps"]
+    assert [bound["size"] for bound in sp["by_regret"]["bounds"]] == list(SIZES[1:])
+    lost, kept = report.answers()
+    assert lost.startswith("sp: the rate of width 32 loses: at least 10 %") and lost.endswith("slope: moves")
+    assert kept.startswith("mup: the rate of width 32 keeps: at most 0.") and kept.endswith("95 %; slope: transfers")
     (plot,) = figure.optima(cells, "model.width", "optimizer.lr", report.transfers).axes
     dashed = [line for line in plot.lines if line.get_linestyle() == "--"]
     assert len(dashed) == 2

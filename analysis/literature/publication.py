@@ -151,7 +151,10 @@ class Beyond:
 
 @dataclass(frozen=True)
 class Publication:
-    """A published law: `formulas` by quantity (`WORDS`), `ranges` of the fit by input (or `flops`, tokens times M)."""
+    """A published law: `formulas` by quantity (`WORDS`), `ranges` of the fit by input (or `flops`, tokens times M).
+
+    `variant_of` names the law of which these are other constants: rounded, unrounded, or those of another table.
+    """
 
     name: str
     title: str
@@ -162,6 +165,12 @@ class Publication:
     misprints: tuple[Misprint, ...] = ()
     remarks: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    variant_of: str | None = None
+
+    @property
+    def law(self) -> str:
+        """The law that the constants belong to: rounded and unrounded ones of one law are not two."""
+        return self.variant_of or self.name
 
     def lr(self, **inputs: float | None) -> float:
         """Peak learning rate.  Inputs by name (`INPUTS`); None counts as not given, names it does not need are ignored.

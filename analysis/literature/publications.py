@@ -54,6 +54,7 @@ _STEP = Publication(
 _STEP_UNROUNDED = replace(
     _STEP,
     name="step_unrounded",
+    variant_of="step",
     aliases=("step_law_unrounded",),
     title="Step Law, unrounded: the mean of its authors' 1,000 bootstrap fits",
     formulas={
@@ -180,6 +181,7 @@ _PORIAN = Publication(
 _PORIAN_TABLE = replace(
     _PORIAN,
     name="porian_table",
+    variant_of="porian",
     title="Porian et al., as Step Law's table quotes them",
     formulas={
         "lr": Formula("3.7 N^-0.36", Product(3.7, (("params", -0.36),)), "second-hand", STEP_TABLE),
@@ -249,6 +251,7 @@ _OPENEUROLLM = Publication(
 _OPENEUROLLM_ROUNDED = replace(
     _OPENEUROLLM,
     name="openeurollm_rounded",
+    variant_of="openeurollm",
     aliases=("oellm_rounded",),
     title="OpenEuroLLM, rounded constants",
     formulas={

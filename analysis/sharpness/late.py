@@ -35,7 +35,7 @@ def late(steps_T: np.ndarray, ratio_ST: np.ndarray, window: tuple[float, float] 
     """
     if not len(steps_T) or not len(ratio_ST):
         return None
-    inside_T = (steps_T >= window[0] * steps_T[-1]) & (steps_T <= window[1] * steps_T[-1])
+    inside_T = inside(steps_T, window)
     if inside_T.sum() < LEAST_POINTS:
         return None
     median_S = np.median(ratio_ST[:, inside_T], axis=1)
@@ -45,3 +45,9 @@ def late(steps_T: np.ndarray, ratio_ST: np.ndarray, window: tuple[float, float] 
     ends = (float(median_S.min()), float(median_S.max()))
     first, last = steps_T[inside_T][[0, -1]].tolist()
     return Late(value, value - half, value + half, *ends, first, last, seeds)
+
+
+def inside(steps_T: np.ndarray, window: tuple[float, float] = WINDOW) -> np.ndarray:
+    """Which steps lie in a window of the last one."""
+    last = steps_T[-1] if len(steps_T) else 0
+    return (steps_T >= window[0] * last) & (steps_T <= window[1] * last)

@@ -46,6 +46,7 @@ def study(one: Study, axis: str) -> dict[str, Any]:
         ],
         "exponent": exponent(one.pooled),
         "verdict": one.verdict if one.distances else None,
+        "averaged": one.averaged,
     }
 
 

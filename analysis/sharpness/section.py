@@ -17,7 +17,7 @@ from analysis.sharpness.exponent import Exponent
 from analysis.sharpness.late import Late, late
 from analysis.sharpness.panel import named as study_name
 from analysis.sharpness.points import Points, count, read_all, size_axes
-from analysis.sharpness.study import DEFAULT, Settings, Study, contrasts, studies
+from analysis.sharpness.study import DEFAULT, EDGE, Settings, Study, contrasts, studies
 from analysis.sharpness.track import common, tracks
 
 Table = tuple[list[str], list[list[str]]]
@@ -37,6 +37,14 @@ class Section:
     def title(self) -> str:
         where = self.points
         return f"Sharpness along {axis_label(where.size_axis)}" + (f", probe {where.probe_id}" * bool(where.probe_id))
+
+    @property
+    def batch(self) -> str:
+        """The batch that every sharpness and ratio here is of, in words."""
+        sequences, tokens = (self.points.measurement.get(name) for name in ("sequences", "tokens"))
+        if sequences is None:
+            return f"the measurement batch {self.points.batch}"
+        return f"a batch of {sequences} sequences" + (f" ({tokens} tokens)" if tokens is not None else "")
 
     def tables(self) -> list[tuple[str, Table]]:
         """(title, (header, rows)) of the cells, of the quantities and of the contrasts, as text; no empty ones."""
@@ -66,11 +74,18 @@ class Section:
                 "beta: exponent of |S_N - S_inf| in the updates; (noise) where most distances are within the noise, "
                 "which has a beta near 0 of its own.",
             ]
+        if any(one.averaged and one.distances for one in self.studies):
+            first, last = (f"{100 * share:g} %" for share in self.settings.window)
+            found.append(
+                f"Where a late ratio is above {EDGE:g}, verdicts on spectra are on each run's mean over updates from "
+                f"{first} to {last}: near the edge single updates swing."
+            )
         if self.ratios:
             first, last = (f"{100 * share:g} %" for share in self.settings.window)
             found.append(
                 f"late ratio: sharpness over the edge of stability, median over updates from {first} to {last} of the "
-                "run, mean over seeds; 1 is the edge."
+                f"run, mean over seeds; 1 is the edge. It is of {self.batch}, not of the training loss: a "
+                "smaller batch gives a larger one."
             )
         return found
 
@@ -91,7 +106,7 @@ class Section:
             "margin": self.settings.margin,
             "paired": self.settings.paired,
             "late_ratio": [
-                {**named(track.group), axis_label(where.size_axis): size, **plain.fields(found)}
+                {**named(track.group), axis_label(where.size_axis): size, **plain.fields(found), "batch": self.batch}
                 for track, by_size in self._ratios()
                 for size, found in by_size.items()
             ],

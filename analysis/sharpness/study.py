@@ -1,5 +1,11 @@
-"""What the points of one quantity in one group of runs amount to: distances, exponents and growth with the size."""
+"""What the points of one quantity in one group of runs amount to: distances, exponents and growth with the size.
 
+Near the edge of stability a curve swings from update to update, and the quantity that has a meaning is its time average
+(Cohen et al. 2021, arXiv 2103.00065).  Where the late ratio of any size of a group is above `EDGE`, verdicts on its
+spectra are therefore on each run's mean over the late window, one number per run, and not on its single updates.
+"""
+
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from analysis.results import describe
 from analysis.sharpness.distance import MARGIN, Contrast, Distance, Verdict, contrast, distance, joint
 from analysis.sharpness.exponent import Exponent, exponents
 from analysis.sharpness.growth import Growth, growth
-from analysis.sharpness.late import WINDOW
+from analysis.sharpness.late import WINDOW, inside, late
 from analysis.sharpness.points import RATE_AXIS, Points
 from analysis.sharpness.track import Track, change, common, tracks, without
+from lab.config.probe import SPECTRA
 
 NAMES = "parametrization.name"
 REFERENCE = "mup"  # what other parametrizations are contrasted with
@@ -28,6 +36,7 @@ JUDGED = (
     "loss",
     "train_loss",
 )
+EDGE = 0.8  # of the ratio to the edge of stability
 CHANGES = ("preconditioned", "hessian", "tangent_kernel", "loss")
 
 
@@ -49,7 +58,8 @@ DEFAULT = Settings()
 class Study:
     """A quantity S in a group, or with `since_start` its change S(t) - S(0), at the steps that all its runs have.
 
-    Distances and exponents are by size, without the largest.  `verdict` is of all sizes together.
+    Distances and exponents are by size, without the largest.  `verdict` is of all sizes together; with `averaged` it
+    and those of the distances are on time averages, see the module.
     """
 
     track: Track
@@ -59,6 +69,7 @@ class Study:
     pooled: Exponent | None
     growth: Growth | None
     verdict: Verdict
+    averaged: bool = False
 
     @property
     def name(self) -> str:
@@ -68,18 +79,25 @@ class Study:
 def studies(points: Points, settings: Settings = DEFAULT) -> list[Study]:
     """Every judged quantity in every group, in this order; groups of one size have no distances and no growth."""
     found = []
+    edge = {describe(group) for group in _near_the_edge(points, settings)}
     for quantity in (name for name in JUDGED if name in points.quantities):
         forms = (False, True) if quantity in CHANGES else (False,)
         of_quantity = [common(track) for track in tracks(points, quantity)]
         found += [
-            study(track, settings, since_start=form) for form in forms for track in of_quantity if len(track.steps_T)
+            study(track, settings, since_start=form, near_edge=quantity in SPECTRA and describe(track.group) in edge)
+            for form in forms
+            for track in of_quantity
+            if len(track.steps_T)
         ]
     return found
 
 
-def study(track: Track, settings: Settings = DEFAULT, *, since_start: bool = False) -> Study:
+def study(track: Track, settings: Settings = DEFAULT, *, since_start: bool = False, near_edge: bool = False) -> Study:
     """The statistics of a track at common steps (`analysis.sharpness.track.common`)."""
     moved = change(track) if since_start else track
+    late_T = inside(track.steps_T, settings.window) & (track.steps_T > 0)
+    averaged = near_edge and bool(late_T.any())
+    judged = []
     *sizes, proxy = moved.sizes
     distances = {}
     for place, size in enumerate(sizes):
@@ -94,6 +112,20 @@ def study(track: Track, settings: Settings = DEFAULT, *, since_start: bool = Fal
                 margin=settings.margin,
                 paired=settings.paired,
             )
+            if averaged:
+                mean_of = (values[:, late_T].mean(axis=1, keepdims=True) for values in (values_ST, proxy_ST, scale_ST))
+                mine_S1, theirs_S1, unit_S1 = mean_of
+                mean = distance(
+                    (size, proxy),
+                    track.steps_T[late_T][-1:],
+                    mine_S1,
+                    theirs_S1,
+                    scale_ST=unit_S1,
+                    margin=settings.margin,
+                    paired=settings.paired,
+                )
+                judged.append(mean)
+                distances[size] = dataclasses.replace(distances[size], verdict=mean.verdict)
     found, pooled = _exponents(moved, distances, settings.paired)
     return Study(
         track=moved,
@@ -102,7 +134,8 @@ def study(track: Track, settings: Settings = DEFAULT, *, since_start: bool = Fal
         exponents=found,
         pooled=pooled,
         growth=growth(moved.sizes, moved.steps_T, moved.values_NST),
-        verdict=joint(list(distances.values())),
+        verdict=joint(judged if averaged else list(distances.values())),
+        averaged=averaged,
     )
 
 
@@ -126,6 +159,16 @@ def rate(group: Mapping[str, Any]) -> float:
     """A group's learning rate; nan where the rate is no axis."""
     value = group.get(RATE_AXIS)
     return math.nan if value is None else float(value)
+
+
+def _near_the_edge(points: Points, settings: Settings) -> list[dict[str, Any]]:
+    """The groups in which a size has a late ratio above `EDGE`."""
+    found = []
+    for track in map(common, tracks(points, "ratio")):
+        ratios = [late(track.steps_T, track.seeds(place), settings.window) for place in range(len(track.sizes))]
+        if any(ratio is not None and ratio.median > EDGE for ratio in ratios):
+            found.append(track.group)
+    return found
 
 
 def _sides(moved: Track, track: Track, place: int, paired: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,6 +9,8 @@ from lab.check import check_fields, positive, require
 from lab.config.field import added
 from lab.config.model import ModelConfig
 
+HORIZON_KINDS = ("adamw", "adam")
+
 Name = Literal["sp_gpt2", "sp", "sp_per_layer", "ntk", "mup", "mup_table3", "mup_tp4", "mean_field", "u_mup"]
 Alignment = Literal["full", "none", "classical"]
 DepthRule = Literal["none", "sqrt", "complete"]
@@ -109,3 +111,20 @@ class ParametrizationConfig:
             f"parametrization.base_width={self.base_width}: set parametrization.base_{name}",
         )
         return scaled // width
+
+
+def check_horizon(parametrization: ParametrizationConfig, kind: str) -> None:
+    """Refuse a horizon rule for an optimizer that it was not derived for.
+
+    Complete(d)P's square root, its betas and its eps are those of Adam's stochastic differential equation (2512.22382);
+    SGD's rate goes with the batch itself, and Lion, Muon and Adafactor have no published rule of this form.
+
+    Raises:
+        InputError: the rule does not hold for the optimizer.
+    """
+    require(
+        parametrization.horizon == "none" or kind in HORIZON_KINDS,
+        f"parametrization.horizon={parametrization.horizon} is derived for {' and '.join(HORIZON_KINDS)}, not for "
+        f"optimizer.kind={kind}: use one of them, or parametrization.horizon=none and a rate tuned at the run's batch "
+        "and tokens",
+    )

@@ -18,7 +18,8 @@ class SharpnessConfig:
     `quantities` are joined by `+`, as in `preconditioned+tangent_kernel` (`QUANTITIES`).  `top` eigenvalues of each
     spectrum come from `steps` Lanczos steps, and from `warm_steps` after the first point, where they start from its top
     vector (by default half as many if one eigenvalue is asked for, else all).  A trace and a density take `probes`
-    random vectors.  The measurement batch is `sequences` windows of the training stream, drawn by `seed`.  Points lie
+    random vectors.  The measurement batch is `sequences` windows of the training stream, drawn by `seed`: the
+    largest eigenvalue of fewer is far above that of the training loss.  Points lie
     at 0, 1, 2, 4, ... updates and, from `every` on, at its multiples, and at the end of a run.
     """
 
@@ -27,7 +28,7 @@ class SharpnessConfig:
     steps: int = 12
     warm_steps: int | None = None
     probes: int = 16
-    sequences: int = 32
+    sequences: int = 64
     seed: int = 0
     every: int = 64
 

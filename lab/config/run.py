@@ -10,7 +10,7 @@ from lab.config.data import DataConfig, EvaluationConfig
 from lab.config.field import added
 from lab.config.model import ModelConfig
 from lab.config.optimizer import OptimizerConfig
-from lab.config.parametrization import ParametrizationConfig
+from lab.config.parametrization import ParametrizationConfig, check_horizon
 from lab.config.schedule import ScheduleConfig
 
 # Of each group exactly one field says the same thing; setting one through an override clears the others.
@@ -61,13 +61,15 @@ class RunConfig:
         """Fill in everything that is derived; idempotent.
 
         Raises:
-            InputError: the shapes, durations or the corpus fingerprint contradict each other.
+            InputError: the shapes, durations or the corpus fingerprint contradict each other, or a horizon rule the
+                optimizer.
         """
         require(
             self.data.fingerprint in (None, fingerprint),
             f"data.fingerprint={self.data.fingerprint} but data.corpus={self.data.corpus} now has {fingerprint}: the "
             "text has changed; use a new output folder or the old text",
         )
+        check_horizon(self.parametrization, self.optimizer.kind)
         model = self.model.resolve(vocab=vocab)
         schedule = self.schedule.resolve(self.data.tokens_per_step)
         assert schedule.steps is not None

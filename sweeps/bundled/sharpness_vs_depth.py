@@ -63,6 +63,6 @@ def sweep() -> Sweep:
             product([TRANSFORMER], depths, seeds, axis("optimizer.lr", *ADAM_RATES)),
         ),
         probe=SharpnessConfig(
-            quantities="preconditioned+tangent_kernel", sequences=16, steps=10, warm_steps=10, every=32
+            quantities="preconditioned+tangent_kernel", sequences=64, steps=10, warm_steps=10, every=32
         ),
     )

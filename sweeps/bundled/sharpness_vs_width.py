@@ -56,6 +56,6 @@ def sweep() -> Sweep:
             product(widths, PARAMETRIZATIONS[:2], axis("seed", *MORE_SEEDS), axis("optimizer.lr", *RATES[1:])),
         ),
         probe=SharpnessConfig(
-            quantities="preconditioned+tangent_kernel", sequences=16, steps=10, warm_steps=10, every=32
+            quantities="preconditioned+tangent_kernel", sequences=64, steps=10, warm_steps=10, every=32
         ),
     )
