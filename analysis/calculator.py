@@ -27,6 +27,7 @@ from analysis.law import Kind, Law, Penalty, Rival
 from analysis.loss.fit import fit_loss_law
 from analysis.loss.holdout import LossHoldout, hold_outs
 from analysis.loss.law import LossLaw
+from analysis.noise import Noise, given
 from analysis.power.fit import fit_power_law
 from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
@@ -110,7 +111,7 @@ def fit(
             fit it (Step Law, arXiv 2503.04715).
         window: of surfaces, the loss above the lowest up to which runs count, relative; None for all runs.
         draws, seed: of the cluster bootstrap.
-        delta, form, loss: of the loss law (`analysis.loss.fit`).
+        delta, form, loss: of the loss law (`analysis.loss.fit`); `loss.seed_sd` is also the noise of optima.
         progress: called with the name of each stage of a loss law as it begins.
 
     Raises:
@@ -125,7 +126,8 @@ def fit(
         return _loss(runs, draws, progress, delta=delta, form=form, seed=seed, **vars(loss))
     batch = _rule(runs, kind, batch_rule)
     rule = parse_estimator(estimator)
-    return _optimum(runs, kind, rule, edges_of(rule, edges), batch, batch_regressors, window, draws, seed)
+    noise = None if loss.seed_sd is None else given(loss.seed_sd)
+    return _optimum(runs, kind, rule, edges_of(rule, edges), batch, batch_regressors, window, draws, seed, noise)
 
 
 def _rule(runs: Runs, kind: Kind, given: BatchRule | None) -> BatchRule:
@@ -145,9 +147,10 @@ def _optimum(
     window: float | None,
     draws: int,
     seed: int,
+    noise: Noise | None,
 ) -> Fit:
     over = BOTH if batch_rule == "best" else ("lr",)
-    optima = locate(runs, over=over, window=window)
+    optima = locate(runs, over=over, window=window, noise=noise)
     rows = targets(runs, rule, over=over, edges=edges, found=optima if rule.kind == "surface" else None)
     require(
         bool(rows.points()),

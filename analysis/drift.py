@@ -42,11 +42,11 @@ class Drift:
     high: float | None
 
 
-def read_cells(results: Results) -> tuple[list[Cell], Noise]:
-    """Every cell of a sweep with its optimum, and the noise that the intervals rest on."""
+def read_cells(results: Results, noise: Noise | None = None) -> tuple[list[Cell], Noise]:
+    """Every cell of a sweep with its optimum, and the noise that the intervals rest on: what is given, or pooled."""
     parts = list(results.cells())
     axis = results.optimum_axis
-    noise = pooled_noise([(rows, axis) for _, rows in parts])
+    noise = noise or pooled_noise([(rows, axis) for _, rows in parts])
     cells = []
     for values, rows in parts:
         points = curve(rows, axis)
@@ -137,6 +137,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "seeds": found.seeds,
         "points": found.points,
         "diverged": found.diverged,
+        "far": found.far,
         "pending": cell.pending,
         "next": list(found.next_rates),
     }

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.dither import SEEDS, dithered, levelled
+from lab.check import require
 
 # Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
 FALLBACK_SEED_SD = 0.004
@@ -40,7 +41,12 @@ class Noise:
 
 
 def given(sd: float) -> Noise:
-    """The noise that a person states."""
+    """The noise that a person states.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    require(0 < sd < math.inf, f"--seed-sd {sd:g} is not above 0: give the seeds' standard deviation in nats per token")
     return Noise(sd, f"given seed SD {sd:g} nat")
 
 

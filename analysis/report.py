@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis import figure
 from analysis.drift import Cell, Drift, drifts, read_cells, summary
-from analysis.noise import Noise
+from analysis.noise import Noise, alike
 from analysis.optimum import Optimum
 from analysis.regret import KEEPS
 from analysis.results import Results, axis_label, describe, load
@@ -59,7 +59,7 @@ class Report:
         ]
         return (
             # fit: rates in the fit; div: diverged rates
-            ([*header, f"optimum {lr}", "log2, 95 % interval", "loss", "quality", "fit", "div"], optima),
+            ([*header, f"optimum {lr}", "log2, 95 % interval", "loss", "quality", "fit", "div", "far"], optima),
             (["cells", "along", "drift (octaves)", "95 % interval"], moved),
             (
                 ["cells", "along", "slope", "90 % interval", "verdict", "used", "regret at the largest"],
@@ -83,25 +83,29 @@ class Report:
 
         Two sizes have no slope to speak of, and no line.
         """
-        return self.results.notes + [
+        axis, alikes = self.results.optimum_axis, []
+        for values, rows in self.results.cells():
+            told = alike(rows, axis)
+            alikes += [f"{describe(values)}: {told}"] if told else []
+        return [*self.results.notes, *alikes] + [
             f"{describe(t.group)}, along {axis_label(t.axis)}: {t.note}" for t in self.transfers if t.verdict and t.note
         ]
 
 
-def read(root: Path) -> Report:
-    """The report of a store, finished or not.
+def read(root: Path, noise: Noise | None = None) -> Report:
+    """The report of a store, finished or not; `noise` takes the place of what its repeats show.
 
     Raises:
         InputError: the folder is not a store, or a point of a probe is damaged.
     """
     results = load(root)
-    cells, noise = read_cells(results)
+    cells, noise = read_cells(results, noise)
     return Report(results, cells, drifts(cells), transfers(cells, noise), noise, tuple(sections(root, results)))
 
 
-def write(root: Path) -> tuple[Report, Path]:
+def write(root: Path, noise: Noise | None = None) -> tuple[Report, Path]:
     """Write `DIR/report/` (figures, `summary.json`, `report.html`) and give the page's path."""
-    report = read(root)
+    report = read(root, noise)
     folder = root / "report"
     pictures = [figure.save(figure.curves(report.cells, report.results.optimum_axis), folder, "curves")]
     for axis in sorted({drift.axis for drift in report.drifts}):
@@ -121,7 +125,7 @@ def write(root: Path) -> tuple[Report, Path]:
 
 
 def _optimum_columns(found: Optimum) -> list[str]:
-    runs = [str(found.points) if found.lr else "-", str(found.diverged)]
+    runs = [str(found.points) if found.lr else "-", str(found.diverged), str(found.far)]
     loss = "-" if found.loss is None else f"{found.loss:.4f}"
     if found.lr is None or found.low is None or found.high is None:
         best = "-" if found.best_lr is None else f"best run {math.log2(found.best_lr):.2f}"
@@ -156,8 +160,9 @@ def _page(report: Report, pictures: Sequence[Path], measured: Sequence[Sequence[
         "<h2>Optimum of each cell</h2>",
         _table(*optima),
         f'<p class="note">Local quadratic in log {html.escape(axis_label(report.results.optimum_axis))}; intervals '
-        f"from {html.escape(report.noise.source)}, and the bias of a parabola on this grid. fit: rates in the fit; "
-        "div: diverged rates, crosses in the figure, shown and never fitted.</p>",
+        f"from {html.escape(report.noise.source)}. fit: rates in the fit; "
+        "div: rates with a run that became non-finite, far: rates whose runs ended too high to be fitted, both "
+        "crosses in the figure.</p>",
         "<h2>Drift of the optimum</h2>" + _table(*moved) if report.drifts else "",
         _transfers(report, carried) if report.transfers else "",
         *(_sharpness(one, paths) for one, paths in zip(report.sharpness, measured, strict=True)),

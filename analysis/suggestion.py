@@ -51,7 +51,7 @@ def repairs(cells: Sequence[Cell]) -> list[Suggestion]:
     words = {
         "edge-low": "the optimum lies below the lowest rate",
         "edge-high": "the optimum lies above the highest rate",
-        "flat": "no curvature shows: a wider grid",
+        "flat": "the noise hides one side of the valley: more seeds, or rates beyond it",
         "too-few": "too few finite rates for an optimum",
     }
     found = [

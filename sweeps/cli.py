@@ -85,6 +85,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     report.add_argument("dir", metavar="DIR", type=Path)
     report.add_argument("--open", action="store_true", help="open the page in a browser")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    report.add_argument("--seed-sd", metavar="NATS", type=float, help="noise of a run's loss, instead of its repeats'")
     horizon_parser.add(commands, _command)
     status = _command(commands, "status", _status, "how far a sweep is", "results/quickstart")
     status.add_argument("dir", metavar="DIR", type=Path)
@@ -226,9 +227,10 @@ def _plan_on(sweep: "Sweep", options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from analysis import report
+    from analysis.noise import given
     from sweeps.table import show
 
-    found, page = report.write(options.dir)
+    found, page = report.write(options.dir, None if options.seed_sd is None else given(options.seed_sd))
     if options.json:
         print(json.dumps(found.summary(), indent=1))
     else:

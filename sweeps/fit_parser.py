@@ -67,7 +67,7 @@ def _add_loss(parser: argparse.ArgumentParser) -> None:
         "--cluster", metavar="COLUMN", help="resample the loss law by this column, as in params, or a run's name"
     )
     parser.add_argument(
-        "--seed-sd", metavar="NATS", type=float, help="seed noise to redraw in the loss law's intervals"
+        "--seed-sd", metavar="NATS", type=float, help="noise of a run's loss: of optima, and redrawn for a loss law"
     )
     parser.add_argument("--fixed-E", metavar="NATS", type=float, help="an asymptote of the loss law that is known")
     parser.add_argument(

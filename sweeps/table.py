@@ -28,7 +28,7 @@ def show(report: "Report") -> None:
     pending = sum(cell.pending for cell in report.cells)
     if pending:
         terminal.print(f"\n{pending} runs are still to be trained", soft_wrap=True)
-    terminal.print(f"\nintervals: {report.noise.source}, and the grid's bias", soft_wrap=True)
+    terminal.print(f"\nintervals: {report.noise.source}", soft_wrap=True)
 
 
 def console(*, soft_wrap: bool = False) -> Console:

@@ -1,10 +1,15 @@
 """The noise of cells: in proportion to their loss, not silenced by one cell's repeats, and identical losses named."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.calculator import LossOptions, fit
 from analysis.noise import FALLBACK_SEED_SD, PRIOR, Noise, alike, given, pooled_noise, replicate_noise
+from analysis.runs.source import load
+from lab.check import InputError
 
 pytestmark = pytest.mark.host
 RATES = 2.0 ** np.arange(-9, -4)
@@ -55,3 +60,17 @@ def test_losses_that_are_one_at_different_rates_are_named() -> None:
     rows.loc[3, "loss"] = rows.loc[2, "loss"]
     told = alike(rows, "lr")
     assert told.startswith("2 rates share a loss") and "0.0078125 and 0.015625" in told and "\n" not in told
+
+
+def test_a_stated_noise_takes_the_place_of_repeats(tmp_path: Path) -> None:
+    """In laws, of a table as a person gives it; what is not above 0 is refused."""
+    rng = np.random.default_rng(3)
+    rows = pd.concat([cell(2.0, 0.002, 2, rng).assign(params=p, tokens=20 * p) for p in (1e6, 4e6, 1.6e7)])
+    rows.drop(columns=["cell", "status"]).to_csv(tmp_path / "runs.csv", index=False)
+    runs = load(tmp_path / "runs.csv")
+    found = [fit(runs, "lr", loss=LossOptions(seed_sd=sd), draws=0).optima for sd in (None, 0.02)]
+    pooled, stated = (one.noise if one else "" for one in found)
+    assert "degrees of freedom" in pooled
+    assert stated == "given seed SD 0.02 nat"
+    with pytest.raises(InputError, match=r"--seed-sd 0 is not above 0"):
+        given(0.0)

@@ -156,9 +156,13 @@ def find_optima(
 
 
 def locate(
-    runs: Runs | pd.DataFrame, *, over: Sequence[str] = ("lr",), window: float | None = surface.WINDOW
+    runs: Runs | pd.DataFrame,
+    *,
+    over: Sequence[str] = ("lr",),
+    window: float | None = surface.WINDOW,
+    noise: Noise | None = None,
 ) -> Optima:
-    """The optima that `find_optima` shows as a table."""
+    """The optima that `find_optima` shows as a table; `noise` takes the place of what repeated runs show."""
     frame = frame_of(runs)
     axes = tuple(over)
     require(axes in (("lr",), BOTH), f"over={axes}: optima are found over ('lr',) or ('lr', 'batch')")
@@ -167,12 +171,12 @@ def locate(
     require(
         window is None or window > 0, f"window={window} is not above 0: give a share of the lowest loss, as in 0.02"
     )
-    return _joint(frame, window) if axes == BOTH else _curves(frame)
+    noise = noise or _noise(frame)
+    return _joint(frame, window, noise) if axes == BOTH else _curves(frame, noise)
 
 
-def _curves(frame: pd.DataFrame) -> Optima:
+def _curves(frame: pd.DataFrame, noise: Noise) -> Optima:
     """The one-dimensional optimum of each cell."""
-    noise = _noise(frame)
     if set(SEEDS) <= set(frame):  # seeds may have rates of their own, whose levels `curve` takes out
         keys = keys_of(frame, joint=False)
         groups = frame.groupby(keys, dropna=False)
@@ -243,9 +247,8 @@ def _place(keys: Mapping[str, Any]) -> tuple[dict[str, float], str | None]:
     return {name: value for name, value in keys.items() if name != "variant"}, keys.get("variant")
 
 
-def _joint(frame: pd.DataFrame, share: float | None) -> Optima:
+def _joint(frame: pd.DataFrame, share: float | None, noise: Noise) -> Optima:
     """The joint optimum of each cell."""
-    noise = _noise(frame)
     cells = cells_of(frame, joint=True)
     fits = [_fit(cell.alive, share, noise) for cell in cells]
     pooled = surface.pooled_variance([fit for fit in fits if fit is not None])
