@@ -1,7 +1,7 @@
 """Whether the interval of an optimum holds the truth, and whether verdicts do, on curves that are not its model.
 
-    python benchmarks/optimum.py --draws 400        # docs/optimum_coverage.csv, about ten minutes
-    python benchmarks/optimum.py --verdicts 400     # docs/optimum_verdicts.csv, about as long
+    python benchmarks/optimum.py --draws 400        # docs/optimum_coverage.csv, four minutes of a core
+    python benchmarks/optimum.py --verdicts 400     # docs/optimum_verdicts.csv, ten
 
 A cell is a grid of rates from -3 to 3 octaves about the minimum with a random phase, each loss with the noise of a
 mean over seeds of SD .004.  Truths: a parabola; two that rise differently on either side; a cubic; a cliff; monotone
@@ -15,8 +15,11 @@ A sweep for a verdict has four sizes, whose minimum moves by 0, .25 or 1 octave 
 
 import argparse
 import csv
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,11 @@ def _through(x: np.ndarray, y: np.ndarray, best: int) -> Truth:
     return truth
 
 
+@functools.cache
+def truths() -> dict[str, Truth]:
+    return planted() | measured()
+
+
 def cell(x: np.ndarray, y: np.ndarray, seeds: int) -> Optimum:
     one = np.ones(len(x), int)
     return find_optimum(Points(2.0**x, y, one.astype(float) * seeds, one, np.zeros(len(x), bool)), NOISE)
@@ -107,9 +115,10 @@ def oracle(spacing: float, seeds: int) -> float:
     return float(np.mean(widths))
 
 
-def coverage(name: str, truth: Truth, spacing: float, seeds: int, draws: int, seed: int) -> dict[str, object]:
+def coverage(draws: int, seed: int, row: tuple[str, float, int]) -> dict[str, object]:
+    name, spacing, seeds = row
     rng = np.random.default_rng([seed, sum(map(ord, name)), int(8 * spacing), seeds])
-    found = list(cells(truth, spacing, seeds, draws, rng))
+    found = list(cells(truths()[name], spacing, seeds, draws, rng))
     ends = [(math.log2(one.low), math.log2(one.high)) for one in found if one.low and one.high]
     hits = sum(low <= 0 <= high for low, high in ends)
     width = float(np.median([high - low for low, high in ends])) if ends else math.nan
@@ -140,11 +149,11 @@ def verdict(truth: Truth, spacing: float, seeds: int, slope: float, rng: np.rand
     return judge(line.low, line.high)
 
 
-def verdicts(name: str, truth: Truth, spacing: float, seeds: int, draws: int, seed: int) -> list[dict[str, object]]:
-    rows = []
+def verdicts(draws: int, seed: int, row: tuple[str, float, int]) -> list[dict[str, object]]:
+    (name, spacing, seeds), rows = row, []
     for slope in SLOPES:
         rng = np.random.default_rng([seed, sum(map(ord, name)), int(8 * spacing), seeds, int(4 * slope)])
-        told = [verdict(truth, spacing, seeds, slope, rng) for _ in range(draws)]
+        told = [verdict(truths()[name], spacing, seeds, slope, rng) for _ in range(draws)]
         wrong = "transfers" if slope > 0.1 else ""
         bad = sum(one == wrong for one in told) + (sum(one == "moves" for one in told) if slope < 0.5 else 0)
         rows.append(
@@ -174,25 +183,17 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=0, help="cells a row of the coverage")
     parser.add_argument("--verdicts", type=int, default=0, help="sweeps a row of the verdicts")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
-    truths = planted() | measured()
-    if options.draws:
-        rows = [
-            coverage(name, truth, spacing, seeds, options.draws, options.seed)
-            for name, truth in truths.items()
-            for spacing in SPACINGS
-            for seeds in SEEDS
-        ]
-        write(rows, "optimum_coverage.csv")
-    if options.verdicts:
-        found = [
-            row
-            for name, truth in planted().items()
-            for spacing in SPACINGS
-            for seeds in (2, 8)
-            for row in verdicts(name, truth, spacing, seeds, options.verdicts, options.seed)
-        ]
-        write(found, "optimum_verdicts.csv")
+    with ProcessPoolExecutor(options.jobs) as pool:
+        if options.draws:
+            rows = itertools.product(truths(), SPACINGS, SEEDS)
+            found = pool.map(functools.partial(coverage, options.draws, options.seed), rows)
+            write(list(found), "optimum_coverage.csv")
+        if options.verdicts:
+            rows = itertools.product(planted(), SPACINGS, (2, 8))
+            several = pool.map(functools.partial(verdicts, options.verdicts, options.seed), rows)
+            write([row for part in several for row in part], "optimum_verdicts.csv")
 
 
 if __name__ == "__main__":
