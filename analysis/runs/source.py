@@ -191,7 +191,7 @@ def _empty(table: pd.DataFrame, origin: str, csv: Path | None) -> pd.Series:
     diverged run.
     """
     column = table.set_axis([str(name) for name in table.columns], axis=1)[origin]
-    missing = column.isna()
+    missing = column.isna() | column.astype(str).str.strip().eq("")
     if csv is not None and missing.any():
         text = _read_csv(csv, text=True).set_axis([str(name) for name in table.columns], axis=1)[origin]
         missing &= text.loc[column.index].str.strip().eq("")
