@@ -188,13 +188,27 @@ def test_rows_without_a_rate_or_a_size_are_left_out_and_named(tmp_path: Path) ->
         load(table(lr=np.nan))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", ""])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan"])
 def test_a_loss_that_is_not_finite_is_a_diverged_run(tmp_path: Path, value: object) -> None:
-    for runs in (load(with_value("loss", 4, value)), load(csv(tmp_path, with_value("loss", 4, value)))):
+    written = "NaN" if value is math.nan else value  # pandas writes nan as nothing
+    for runs in (load(with_value("loss", 4, value)), load(csv(tmp_path, with_value("loss", 4, written)))):
         assert len(runs.frame) == 20
         assert runs.frame["status"].tolist().count("diverged") == 1
         assert math.isnan(runs.frame["loss"][4])
         assert "1 runs without a finite loss count as diverged" in runs.notes
+
+
+def test_a_loss_that_is_empty_is_no_result(tmp_path: Path) -> None:
+    """A run that has not ended, unless the table itself says that it diverged."""
+    for value in ("", None):
+        frame = table()
+        frame["loss"] = frame["loss"].astype(object)
+        frame.loc[4, "loss"] = value
+        for runs, word in ((load(frame), "row 4"), (load(csv(tmp_path, frame)), "line 6")):
+            assert len(runs.frame) == 19 and set(runs.frame["status"]) == {"done"}
+            assert f"1 runs without a loss left out ({word})" in runs.notes
+        words = ["done"] * 4 + ["diverged"] + ["done"] * 15
+        assert load(csv(tmp_path, frame.assign(status=words))).frame["status"].tolist().count("diverged") == 1
 
 
 def test_duplicates_go_and_replicates_stay() -> None:

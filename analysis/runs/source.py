@@ -187,17 +187,14 @@ def _canonical(table: pd.DataFrame, found: Mapping[str, str], names: row.Names, 
 def _empty(table: pd.DataFrame, origin: str, csv: Path | None) -> pd.Series:
     """Which rows have nothing where the loss stands: a run without a result, while nan or inf is one that diverged.
 
-    A table of numbers has nan for both, so a file's own text is looked at; nan in a frame's column of numbers is a
-    diverged run.
+    A table of numbers has nan for both, so a file's own text is looked at; nan in a frame is a diverged run.
     """
     column = table.set_axis([str(name) for name in table.columns], axis=1)[origin]
-    missing = column.isna()
-    if csv is not None and missing.any():
-        text = _read_csv(csv, text=True).set_axis([str(name) for name in table.columns], axis=1)[origin]
-        missing &= text.loc[column.index].str.strip().eq("")
-    elif pd.api.types.is_float_dtype(column):
-        missing &= False
-    return missing.reset_index(drop=True)
+    if csv is not None and column.isna().any():
+        column = _read_csv(csv, text=True).set_axis([str(name) for name in table.columns], axis=1)[origin]
+        column = column.loc[table.index]
+    blank = [value is None or value is pd.NA or (isinstance(value, str) and not value.strip()) for value in column]
+    return pd.Series(blank)
 
 
 def _usable(
