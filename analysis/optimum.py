@@ -9,7 +9,7 @@ No narrow interval is right on every curve: an asymmetry too small to be seen mo
 its standard error.  So the interval asks first what the data show.
 
 1. A parabola (d = 2), or a cubic (d = 3), is believed where its residuals are not too large (`MISFIT`) and the next
-   coefficient is not seen: below `SEEN` of its standard deviations, in the window (of four points at least), and for
+   coefficient is not seen: below `SEEN` of its standard deviations, in the window, which needs four points, and for
    the parabola in one of 0.03 y_min, where an asymmetry is easier to see.  The interval is the hull of the vertices of
    degrees d and d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex
    of degree d, h the spacing of rates, m_2 = 1.3, m_3 = 1.8, f = 0.02.  What is not seen is covered by the hull and m.
@@ -32,8 +32,8 @@ from analysis.vertex import fieller, vertex
 
 Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 
-SEEN = 1.0
-MISFIT = 0.1
+SEEN = 1.05
+MISFIT = 0.05
 WINDOW, WIDE = 0.02, 0.03
 _WIDER = {2: 1.3, 3: 1.8}
 _STEP = 0.02
@@ -184,7 +184,7 @@ def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
     plain = _parabola(x[left:right], y[left:right], sd_P[left:right], spacing)
     low, high = _valley(x, y, sd_P, points)
     wide = _window(y, best, sd, grids, WIDE)
-    believed = _believed(x, y, sd_P, _least(y, left, right), _least(y, *wide), spacing)
+    believed = _believed(x, y, sd_P, (left, right), wide, spacing)
     if believed is not None:
         low, high = max(low, believed.low), min(high, believed.high)
     if plain is not None:  # what a parabola shows to be a minimum lies in the grid
@@ -216,14 +216,6 @@ def find_optimum(points: pd.DataFrame | Points, noise: Noise) -> Optimum:
         degree=believed.degree if believed else None,
         vertex_sd=plain.sd,
     )
-
-
-def _least(y: np.ndarray, left: int, right: int) -> tuple[int, int]:
-    """The window with at least four points where there are so many, which a parabola and its judge need."""
-    while right - left < 4 and right - left < len(y):
-        before, after = (y[left - 1] if left else math.inf), (y[right] if right < len(y) else math.inf)
-        left, right = (left - 1, right) if before < after else (left, right + 1)
-    return left, right
 
 
 def _parabola(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray, spacing: float) -> Parabola | None:
