@@ -32,7 +32,7 @@ def sweep():
             data=DataConfig(sequences=8, length=16), evaluation=EvaluationConfig(sequences=16),
         ),
         execution=ExecConfig(lanes=8, segment=8, unroll=False, checkpoint_seconds=0.5),
-        points=product(axis("optimizer.lr", *(2.0**-e for e in range(12, 4, -1)))),
+        points=product(axis("optimizer.lr", *(2.0**-e for e in range(14, 6, -1)))),
     )
 """
 SECONDS = 150
