@@ -22,13 +22,15 @@ def coverage(cells: pd.DataFrame) -> None:
 
 
 def verdicts(sweeps: pd.DataFrame) -> None:
-    worst = sweeps.loc[sweeps["wrong"].idxmax()]
-    told = sweeps[sweeps["slope"].isin([0.0, 1.0]) & (sweeps["truth"] == "parabola") & (sweeps["seeds"] == 8)]
-    right = (told["transfers"].where(told["slope"] == 0, told["moves"])).mean() / told.iloc[0, 4:7].sum()
+    count = sweeps[["transfers", "moves", "undecided"]].to_numpy().sum()
+    wrong = (sweeps["wrong"] * count / len(sweeps)).sum()
+    still, moved = (sweeps[sweeps["slope"] == slope] for slope in (0.0, 1.0))
+    share = count / 3
     says(
         PAGE,
-        f"at most {100 * worst['wrong']:.1f} % of the verdicts are wrong",
-        f"with eight seeds {100 * right:.0f} % of those on a parabola decide",
+        f"{wrong:.0f} of {count:,} sweeps got a wrong verdict",
+        f"{100 * still['transfers'].sum() / share:.0f} % of those whose optimum stays are told to transfer",
+        f"{100 * moved['moves'].sum() / share:.0f} % of those whose rate moves by an octave per doubling are",
     )
 
 
