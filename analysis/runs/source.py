@@ -137,7 +137,9 @@ def _from_table(
     found, notes = column.find_columns(table, columns, needed, source)
     frame = _canonical(table, found, names, source)
     if "loss" in found:
-        empty = _empty(table, found["loss"], csv) & ~(frame["status"].eq("diverged") if "status" in frame else False)
+        empty = _empty(table, found["loss"], csv)
+            if "status" in frame:
+                empty &= frame["status"].ne("diverged")
         if empty.any():
             notes.append(f"{int(empty.sum())} runs without a loss left out ({names.some(empty.to_numpy())})")
             check.require(not empty.all(), f"{source}: no row has a loss in {found['loss']!r}")
