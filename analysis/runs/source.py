@@ -138,8 +138,8 @@ def _from_table(
     frame = _canonical(table, found, names, source)
     if "loss" in found:
         empty = _empty(table, found["loss"], csv)
-            if "status" in frame:
-                empty &= frame["status"].ne("diverged")
+        if "status" in frame:
+            empty &= frame["status"].ne("diverged")
         if empty.any():
             notes.append(f"{int(empty.sum())} runs without a loss left out ({names.some(empty.to_numpy())})")
             check.require(not empty.all(), f"{source}: no row has a loss in {found['loss']!r}")
