@@ -12,7 +12,7 @@ def coverage(cells: pd.DataFrame) -> None:
     """Per truth the mean and the lowest coverage, where that is, and the most cells without an interval."""
     rows = []
     for name, part in cells.groupby("truth", sort=False):
-        least = part.loc[part["coverage"].idxmin()]
+        least = part.sort_values("coverage", kind="stable").iloc[0]
         at = f"{least['spacing']:g} octave, {least['seeds']} seeds"
         mean, low, without = part["coverage"].mean(), least["coverage"], part["without"].max()
         rows.append([str(name), f"{100 * mean:.1f} %", f"{100 * low:.1f} %", at, f"{100 * without:.1f} %"])

@@ -57,7 +57,7 @@ def test_where_nothing_is_repeated_the_noise_is_assumed_and_says_so() -> None:
 def test_losses_that_are_one_at_different_rates_are_named() -> None:
     rows = cell(2.0, 0.002, 1, np.random.default_rng(2))
     assert alike(rows, "lr") == ""
-    rows.loc[3, "loss"] = rows.loc[2, "loss"]
+    rows.loc[3, "loss"] = float(rows["loss"].iloc[2])
     told = alike(rows, "lr")
     assert told.startswith("2 rates share a loss") and "0.0078125 and 0.015625" in told and "\n" not in told
 
