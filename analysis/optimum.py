@@ -253,10 +253,12 @@ def _believed(
     here, far = slice(*window), slice(*wide)
     x_W, y_W, sd_W = x[here], y[here], sd_P[here]
     low, high = float(x_W[0]) - spacing / 2, float(x_W[-1]) + spacing / 2
-    plain, wider = vertex(x_W, y_W, sd_W, 2), vertex(x[far], y[far], sd_P[far], 3)
-    for degree in (2, 3):
-        found, more = vertex(x_W, y_W, sd_W, degree), vertex(x_W, y_W, sd_W, degree + 1)
-        if found is None or more is None or plain is None or plain.t <= Z95:
+    fits = [vertex(x_W, y_W, sd_W, degree) for degree in (2, 3, 4)]
+    plain, wider = fits[0], vertex(x[far], y[far], sd_P[far], 3)
+    if plain is None or plain.t <= Z95:
+        return None
+    for degree, found, more in zip((2, 3), fits, fits[1:], strict=False):
+        if found is None or more is None:
             return None
         judge = wider if degree == 2 and wider is not None else more
         if abs(judge.t) > SEEN or found.misfit < MISFIT or not (found.within(low, high) and more.within(low, high)):

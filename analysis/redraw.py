@@ -97,8 +97,8 @@ def valleys(
     """The vertex of a parabola in the window around the lowest point of each row of `y_RN` (inf: no point).
 
     Window, weights and vertex are those of `analysis.optimum.find_optimum`; a cell of which that knows only between
-    which rates its minimum lies is `flat` here.  `certain` also asks that the curvature's
-    95 % interval, by the noise `sd` of one run, leaves 0 out; `grids_R` counts interleaved grids.
+    which rates its minimum lies is `flat` here.  `certain` also asks that the curvature's 95 % interval, by the noise
+    `sd` of one run and the misfit, leaves 0 out; `grids_R` counts interleaved grids.
     """
     count, width = y_RN.shape
     if width < 3:

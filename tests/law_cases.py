@@ -2,9 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from sweeps import final_run
+from sweeps.cli import main
+from sweeps.sweep import Sweep
 
 PARAMS = (6e7, 1.2e8, 2.4e8, 4.8e8, 9.6e8)
 TOKENS = (2e9, 8e9, 3.2e10)
@@ -35,3 +41,17 @@ def grid(noise: float = 0.0, seed: int = 0, batches: int = 5) -> pd.DataFrame:
                     loss = least(params, tokens) * (1 + bowl) + rng.normal(0, noise)
                     rows.append((params, tokens, lr * math.exp(dx), batch * math.exp(dz), loss))
     return pd.DataFrame(rows, columns=["params", "tokens", "lr", "batch_tokens", "loss"])
+
+
+def planted_laws(folder: Path) -> dict[str, Path]:
+    """Law files of the planted runs in a folder: of the rate, and of rate and batch."""
+    grid().to_csv(folder / "runs.csv", index=False, float_format="%.17g")
+    found = {kind: folder / f"{kind}.json" for kind in ("lr", "lr+batch")}
+    for kind, path in found.items():
+        assert main(["fit", str(folder / "runs.csv"), "--law", kind, "--out", str(path), "--draws", "0"]) == 0
+    return found
+
+
+def planned(config_file: Path, changes: dict[str, Any]) -> Sweep:
+    """The sweep of one run that `lrlab train --config` plans."""
+    return final_run.changed(final_run.read(config_file), changes)

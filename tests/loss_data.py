@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+
+from analysis.loss.objective import Objective, point
 
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 
@@ -58,3 +61,17 @@ def budgets(truth: dict[str, float], decades: float) -> pd.DataFrame:
     best = (flops / 6) ** (alpha / (alpha + beta)) / factor
     tokens = best * 10 ** np.linspace(-decades / 2, decades / 2, 15)[None]
     return at((flops / 6 / tokens).ravel(), tokens.ravel(), truth)
+
+
+def assert_derivatives(goal: Objective, theta_P: np.ndarray, weight_1C: np.ndarray, step: float = 1e-6) -> None:
+    """Gradient and Hessian of an objective against central differences."""
+    y_1C = goal.y_C[None]
+    here = point(goal, theta_P[None], weight_1C, y_1C)
+    for place in range(len(theta_P)):
+        moved = np.stack([theta_P, theta_P])
+        moved[:, place] += [step, -step]
+        up_down = point(goal, moved, weight_1C, y_1C)
+        slope = (up_down.value_M[0] - up_down.value_M[1]) / (2 * step)
+        assert here.gradient_MP[0, place] == pytest.approx(slope, rel=1e-5, abs=1e-9)
+        bend_P = (up_down.gradient_MP[0] - up_down.gradient_MP[1]) / (2 * step)
+        assert here.hessian_MPP[0, place] == pytest.approx(bend_P, rel=1e-4, abs=1e-5 * np.abs(here.hessian_MPP).max())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from law_cases import BATCH, grid, power
+from law_cases import BATCH, planned, planted_laws, power
 
 from analysis.prediction import predict
 from lab import count, store
@@ -21,7 +21,6 @@ from lab.config import RunConfig
 from lab.override import apply
 from sweeps import final_run, law_rate
 from sweeps.cli import main
-from sweeps.sweep import Sweep
 
 pytestmark = pytest.mark.stack
 
@@ -192,17 +191,7 @@ found = {"statuses": statuses, "units": sorted(p.name for p in (ROOT / "moved" /
 
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Laws of planted runs: of the rate, and of rate and batch."""
-    folder = tmp_path_factory.mktemp("laws")
-    grid().to_csv(folder / "runs.csv", index=False, float_format="%.17g")
-    found = {kind: folder / f"{kind}.json" for kind in ("lr", "lr+batch")}
-    for kind, path in found.items():
-        assert main(["fit", str(folder / "runs.csv"), "--law", kind, "--out", str(path), "--draws", "0"]) == 0
-    return found
-
-
-def planned(config_file: Path, changes: dict[str, Any]) -> Sweep:
-    return final_run.changed(final_run.read(config_file), changes)
+    return planted_laws(tmp_path_factory.mktemp("laws"))
 
 
 def test_a_law_sets_the_rate_and_the_first_answer_stands(

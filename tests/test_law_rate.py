@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from law_cases import grid
+from law_cases import grid, planned, planted_laws
 
 from lab import store
 from lab.check import InputError
@@ -14,7 +14,6 @@ from lab.config import RunConfig
 from lab.override import apply
 from sweeps import final_run, law_rate
 from sweeps.cli import main
-from sweeps.sweep import Sweep
 
 pytestmark = pytest.mark.host
 
@@ -29,17 +28,7 @@ def config_file(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Laws of planted runs: of the rate, and of rate and batch."""
-    folder = tmp_path_factory.mktemp("laws")
-    grid().to_csv(folder / "runs.csv", index=False, float_format="%.17g")
-    found = {kind: folder / f"{kind}.json" for kind in ("lr", "lr+batch")}
-    for kind, path in found.items():
-        assert main(["fit", str(folder / "runs.csv"), "--law", kind, "--out", str(path), "--draws", "0"]) == 0
-    return found
-
-
-def planned(config_file: Path, changes: dict[str, Any]) -> Sweep:
-    return final_run.changed(final_run.read(config_file), changes)
+    return planted_laws(tmp_path_factory.mktemp("laws"))
 
 
 @pytest.fixture

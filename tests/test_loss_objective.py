@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from loss_data import noisy
+from loss_data import assert_derivatives, noisy
 from scipy.optimize import minimize
 
 from analysis.loss.bootstrap import CONVERGED
@@ -24,17 +24,11 @@ def test_derivatives(form: str, over: float) -> None:
     goal = prepared(noisy(0.01), 3e-3, form, None, None, over)[1]
     theta_P = starts(goal)[0]
     weight_1C = np.random.default_rng(0).integers(0, 3, (1, goal.shape.rows)).astype(float)
-    y_1C = goal.y_C[None]
-    here = point(goal, theta_P[None], weight_1C, y_1C)
     step = 1e-6
+    assert_derivatives(goal, theta_P, weight_1C, step)
     for place in range(len(theta_P)):
         moved = np.stack([theta_P, theta_P])
         moved[:, place] += [step, -step]
-        up_down = point(goal, moved, weight_1C, y_1C)
-        slope = (up_down.value_M[0] - up_down.value_M[1]) / (2 * step)
-        assert here.gradient_MP[0, place] == pytest.approx(slope, rel=1e-5, abs=1e-9)
-        bend_P = (up_down.gradient_MP[0] - up_down.gradient_MP[1]) / (2 * step)
-        assert here.hessian_MPP[0, place] == pytest.approx(bend_P, rel=1e-4, abs=1e-5 * np.abs(here.hessian_MPP).max())
         m_MC = soft_sum(goal.shape, moved)[0]
         difference_C = (m_MC[0] - m_MC[1]) / (2 * step)
         assert jacobian(goal.shape, theta_P[None])[0, place] == pytest.approx(difference_C, rel=1e-6, abs=1e-8)

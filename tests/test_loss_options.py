@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from loss_data import TRUTH, at, grid, noisy
+from loss_data import TRUTH, assert_derivatives, at, grid, noisy
 from scipy.optimize import least_squares
 
 from analysis.loss.check import check
 from analysis.loss.fit import fit_loss_law
 from analysis.loss.form import FORMS
-from analysis.loss.objective import point
 from analysis.loss.search import prepared
 from analysis.loss.start import starts
 from lab.check import InputError
@@ -27,16 +26,7 @@ pytestmark = pytest.mark.host
 def test_derivatives_of_raw_residuals(form: str) -> None:
     goal = prepared(noisy(0.01), 3e-3, form, None, None, 3.0, True)[1]
     theta_P = starts(goal)[0]
-    ones_1C, y_1C, step = np.ones((1, goal.shape.rows)), goal.y_C[None], 1e-6
-    here = point(goal, theta_P[None], ones_1C, y_1C)
-    for place in range(len(theta_P)):
-        moved = np.stack([theta_P, theta_P])
-        moved[:, place] += [step, -step]
-        both = point(goal, moved, ones_1C, y_1C)
-        slope = (both.value_M[0] - both.value_M[1]) / (2 * step)
-        assert here.gradient_MP[0, place] == pytest.approx(slope, rel=1e-5, abs=1e-9)
-        bend_P = (both.gradient_MP[0] - both.gradient_MP[1]) / (2 * step)
-        assert here.hessian_MPP[0, place] == pytest.approx(bend_P, rel=1e-4, abs=1e-5 * np.abs(here.hessian_MPP).max())
+    assert_derivatives(goal, theta_P, np.ones((1, goal.shape.rows)))
 
 
 def test_raw_least_squares_is_scipy_s() -> None:

@@ -99,14 +99,13 @@ def fit_loss_law(
     unconverged = _unconverged(best)
     unknown += _unbounded(goal.shape, best, found, refits)
     lacking = lack_of_fit(rows, goal, best.theta_P)
-    status = _status(unknown, unconverged, lacking)
     law = LossLaw(
         form=form,
         **_named(goal.shape, best.theta_P),
         delta=goal.delta,
         objective=best.value,
         converged=not unconverged and not best.bound_P.any(),
-        status=status,
+        status=_status(unknown, unconverged, lacking),
         flags=(),
         condition=number,
         starts=best.starts,
@@ -114,9 +113,7 @@ def fit_loss_law(
         rows=goal.shape.rows,
         spread=_spread(goal, best.theta_P),
         ranges=_ranges(rows),
-        sensitivity=tuple(
-            Alternative(delta=other, objective=value, **_named(goal.shape, theta_P)) for other, theta_P, value in others
-        ),
+        sensitivity=_alternatives(goal, others),
         profile={one.name: (one.low, one.high) for one in found},
         resampling=refits.resampling,
         draws=_draws(goal.shape, refits),
@@ -130,6 +127,10 @@ def fit_loss_law(
     lack = [f"lack of fit: {lacking.words}"] if lacking is not None and lacking.found else []
     flags = (*unconverged, *unknown, *lack, *_moved(law), *_failed(refits), *rows.notes)
     return dataclasses.replace(law, flags=flags)
+
+
+def _alternatives(goal: Objective, others: list[tuple[float, np.ndarray, float]]) -> tuple[Alternative, ...]:
+    return tuple(Alternative(delta=delta, objective=value, **_named(goal.shape, x_P)) for delta, x_P, value in others)
 
 
 def _status(unknown: list[str], unconverged: list[str], lacking: LackOfFit | None) -> Status:
