@@ -5,17 +5,18 @@ mean is a smoothing spline (Wahba 1978; Rasmussen and Williams 2006, section 6.3
 derivative changes by a normal number of variance `tau^2 d`.  So `tau = gamma k` says how much of the curvature k may
 change within an octave.  gamma is one of 0.25, 0.5, 1 and 2, by prior weights and the likelihood of the points (the
 coefficients integrated out): smooth curves put it low, a cliff puts it high.  k is the curvature of a parabola through
-the points near the lowest one, or its standard error where that is larger.
+the points of the window of `analysis.optimum`, or its standard error where that is larger.
 """
 
 import functools
 
 import numpy as np
 
+from analysis.optimum import WINDOW
+
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 WEIGHTS = (0.42, 0.42, 0.12, 0.04)
 DRAWS = 2000
-NEAR = 0.02  # of the lowest loss, or four standard deviations: what k is fitted to, as in `analysis.optimum`
 
 
 def drawn(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray, x_G: np.ndarray) -> np.ndarray:
@@ -58,7 +59,7 @@ def drawn(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray, x_G: np.ndarray) -
 def _curvature(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray) -> float:
     """Second derivative near the lowest point, in loss per squared octave, at least its standard error."""
     best = int(y_P.argmin())
-    near = y_P <= y_P[best] + max(NEAR * y_P[best], 4 * float(sd_P[best]))
+    near = y_P <= y_P[best] + max(WINDOW * y_P[best], 4 * float(sd_P[best]))
     first = min(max(0, best - 1), len(x_P) - 3)
     near[first : first + 3] = True
     x = x_P[near] - x_P[best]
