@@ -11,7 +11,8 @@ Root mean squares of each run on one fixed batch, by name:
                for each block as a function of its own parameters, at its input at initialisation, over all layers
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,8 @@ from lab.program import program as build
 from lab.transformer import Transformer
 
 BATCH = 8
-MAX_LANES = 32
+# Runs are trained this many at a time, whatever their number: every call then finds the programs of the one before.
+LANES = 8
 
 
 def trajectories(configs: Sequence[RunConfig], corpus: Corpus, *kinds: str) -> list[dict[str, np.ndarray]]:
@@ -55,8 +57,8 @@ def trajectories(configs: Sequence[RunConfig], corpus: Corpus, *kinds: str) -> l
         groups.setdefault((_program(config), config.schedule.steps), []).append(index)
     found: dict[int, dict[str, np.ndarray]] = {}
     for members in groups.values():
-        for start in range(0, len(members), MAX_LANES):
-            part = members[start : start + MAX_LANES]
+        for start in range(0, len(members), LANES):
+            part = members[start : start + LANES]
             table = _job([configs[index] for index in part], corpus, kinds)
             for lane, index in enumerate(part):
                 found[index] = {name: values[:, lane] for name, values in table.items()}
@@ -103,20 +105,12 @@ def statistics(program: Program, lane: Lane, first: Params, params: Params, toke
 def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays [steps + 1, runs] by name."""
     # Layers are scanned: with so few updates compiling is most of the time.
-    settings = ExecConfig(lanes=1 << (len(configs) - 1).bit_length(), segment=1, unroll=False)
-    how = execution(settings, configs[0].model, platform=platform(), runs=len(configs))
+    settings = ExecConfig(lanes=LANES, segment=1, unroll=False)
+    how = execution(settings, configs[0].model, platform=platform(), runs=LANES)
     job = train.prepare(configs, how, corpus)
     program, snapshot = job.program, train.start(job)
     first = jax.tree.map(jnp.copy, snapshot.state.params)
-
-    @jax.jit
-    def measure(lanes: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
-        def one(lane: Lane, first: Params, params: Params) -> dict[str, jax.Array]:
-            found = statistics(program, lane, first, params, tokens)
-            return {name: value for name, value in found.items() if name.split("/")[0] in kinds}
-
-        return program.over_lanes(one)(lanes, first, params)
-
+    measure = _measure(program, frozenset(kinds))
     with program.context():
         tokens = jnp.asarray(job.validation[:BATCH])
         steps = [measure(job.lane, first, snapshot.state.params, tokens)]
@@ -124,6 +118,20 @@ def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> 
     return {
         name: np.stack([np.asarray(step[name], np.float64) for step in steps])[:, : len(configs)] for name in steps[0]
     }
+
+
+@functools.lru_cache(maxsize=32)
+def _measure(program: Program, kinds: frozenset[str]) -> Callable[..., dict[str, jax.Array]]:
+    """(lanes [K], initial parameters [K], parameters [K], tokens [B, T+1]) -> statistics of these kinds, [K] by name."""
+
+    def measure(lanes: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
+        def one(lane: Lane, first: Params, params: Params) -> dict[str, jax.Array]:
+            found = statistics(program, lane, first, params, tokens)
+            return {name: value for name, value in found.items() if name.split("/")[0] in kinds}
+
+        return program.over_lanes(one)(lanes, first, params)
+
+    return jax.jit(measure)
 
 
 def _program(config: RunConfig) -> Any:

@@ -41,6 +41,8 @@ HEAD_DIM = 8
 CONTRAST = 0.2
 Judged = Literal["pass", "FAIL", "undecided"]
 STATUS = {"pass": 0, "FAIL": 1, "undecided": 3}  # exit statuses; 2 is bad input
+# Judged or drawn by any check: one set, so that checks share their programs.
+KINDS = ("value", "change", "update", "gradient")
 ACTIVATIONS = ("embedding", "attention_logits", "attention", "mlp", "residual", "logits")
 
 
@@ -143,7 +145,7 @@ def wholes(check: Check, names: Sequence[str]) -> list[Verdict]:
         InputError: settings that do not go together.
     """
     variants = [start | {"parametrization.name": name} for name in names for start in (_start(check, name), NONZERO)]
-    curves = measure(check, variants, "change", "update", "gradient")
+    curves = measure(check, variants)
     return [
         _whole(dataclasses.replace(check, name=name), *curves[2 * number : 2 * number + 2])
         for number, name in enumerate(names)
@@ -211,7 +213,7 @@ def contrasts(check: Check, rules: Sequence[str]) -> dict[str, Verdict]:
         for row in rows
         for off in (False, True)
     ]
-    curves = measure(check, variants, "value", "change", "update")
+    curves = measure(check, variants)
     found = {}
     for number, row in enumerate(rows):
         kept, off = curves[2 * number], curves[2 * number + 1]
@@ -239,11 +241,11 @@ def _judged(
     return Verdict(title, check, (verdict,), curves)
 
 
-def measure(check: Check, variants: Sequence[Mapping[str, Any]], *kinds: str) -> list[dict[str, np.ndarray]]:
-    """Statistics of these kinds of each variant of a check: name -> [sizes, seeds, steps + 1]."""
+def measure(check: Check, variants: Sequence[Mapping[str, Any]]) -> list[dict[str, np.ndarray]]:
+    """Statistics of each variant of a check: name -> [sizes, seeds, steps + 1]."""
     runs = [config for variant in variants for config in configs(check, variant)]
     text = corpus.load(runs[0].data)
-    found = trajectories(runs, text, *kinds)
+    found = trajectories(runs, text, *KINDS)
     shape = (len(check.sizes), check.seeds, check.steps + 1)
     count = len(check.sizes) * check.seeds
     return [
