@@ -301,6 +301,7 @@ def test_the_law_is_judged_on_sizes_left_out(table: Path, capsys: pytest.Capture
     assert float(told[1].split()[1]) < 1e-3  # an exact law is predicted exactly
 
 
+@pytest.mark.slow
 def test_pictures(table: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     assert main(["fit", str(table), "--law", "lr+batch", "--draws", "0", "--pictures", str(folder)]) == 0

@@ -44,6 +44,7 @@ def test_levels_come_out_and_their_mean_stays() -> None:
     assert flat["loss"].mean() == pytest.approx(rows["loss"].mean())
 
 
+@pytest.mark.slow
 def test_the_optimum_is_found_and_covered_and_raw_losses_would_miss_it() -> None:
     rng = np.random.default_rng(1)
     errors, raw, hits, noise = [], [], 0, []

@@ -81,6 +81,7 @@ def test_bounds_as_points_give_another_law() -> None:
     assert abs(wrong.exponents["params"] + 0.5) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_written_judged_suggested_and_trained_law_are_one(
     way: Edges, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -119,6 +120,7 @@ def test_the_other_way_is_told_and_warned_of(tmp_path: Path, capsys: pytest.Capt
     assert not any(one["estimator"].startswith("edges") for one in told["other_estimators"])
 
 
+@pytest.mark.slow
 def test_dropped_laws_of_published_runs(shared: Path) -> None:
     """A1 of the reference: as points OpenEuroLLM gave D^-.125 of 177 cells and Step Law D^.025 of 282."""
     openeurollm = load(shared / "laws" / "openeurollm_runs.csv", columns={"params": "N"}, batch_unit="sequences:4096")
@@ -178,6 +180,7 @@ def cells(seed: int, share: float, sizes: int = 6, budgets: int = 4, between: fl
     )
 
 
+@pytest.mark.slow
 def test_bounds_take_the_selection_out() -> None:
     """Eight laws with half of their cells at an edge: dropped, exponents shrink; entered, they do not."""
     found: dict[Edges, list[float]] = {way: [] for way in WAYS}

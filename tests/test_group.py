@@ -129,7 +129,7 @@ def open_mpi(job: int, number: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [slurm, open_mpi])
+@pytest.mark.parametrize("variables", [slurm, pytest.param(open_mpi, marks=pytest.mark.nightly)])
 def test_a_group_is_found_in_the_environment(variables: Callable[[int, int], dict[str, str]], tmp_path: Path) -> None:
     """As these launchers describe it: eight lanes over the four devices of each of two processes."""
     (tmp_path / "pair.py").write_text(SWEEP.format(steps=2))
@@ -153,9 +153,7 @@ def test_a_group_is_found_in_the_environment(variables: Callable[[int, int], dic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGKILL, marks=pytest.mark.stack), signal.SIGSTOP], ids=["dead", "silent"]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "silent"])
 def test_a_lost_process_ends_the_group_in_one_line_and_any_devices_go_on(tmp_path: Path, number: int) -> None:
     (tmp_path / "pair.py").write_text(SWEEP.format(steps=600))
     first, second = started(tmp_path, "pair", heartbeat=8)

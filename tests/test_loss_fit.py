@@ -284,6 +284,7 @@ def test_fixed_asymptote() -> None:
         fit_loss_law(frame, fixed_E=1.0, form="kaplan")
 
 
+@pytest.mark.slow
 def test_over_prediction_can_weigh_more() -> None:
     frame = noisy(0.01)
 

@@ -67,6 +67,7 @@ def law_of(table: Path, tmp_path: Path, *words: str) -> dict[str, Any]:
     return json.loads(out.read_text())["loss"]["fit"]
 
 
+@pytest.mark.slow
 def test_objectives_forms_and_resampling_by_name(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_seed_that_shifts_its_whole_curve_is_not_noise_of_the_optimum() -> Non
     assert pooled_noise(cells).sd == pytest.approx(0.005, rel=0.15)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     """Planted optima between grid points, two seeds, known noise: at least the nominal 95 % of 300 cells."""
     rng = np.random.default_rng(1)

@@ -21,6 +21,7 @@ K = 0.1  # curvature of the planted valleys, nats per squared natural logarithm
 LEVEL = -6.5 * math.log(2)  # ln of the planted rate in the middle of the simulated sweeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dithered", "one grid"])
 def test_redrawn_optima_are_those_of_the_redrawn_table(kind: str) -> None:
     """The fast fit against `find_optimum` on a table in which a seed that was drawn twice stands twice, renamed."""
@@ -91,6 +92,7 @@ def simulated(rng: np.random.Generator, tilt: float) -> tuple[Grid, list[Curves]
     return Grid(places, places[:, 0], np.ones(len(places))), curves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [0.0, 0.06])
 def test_redrawn_seeds_cover_the_truth_and_cells_taken_as_independent_do_not(tilt: float) -> None:
     """200 sweeps of four seeds, which move the optima of all budgets together and, with a tilt, differ in exponent.

@@ -97,7 +97,6 @@ def run(code: str, text: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.stack
 def test_sharded_lanes_agree_with_one_device_and_never_communicate(text: Path) -> None:
     """`vmap` and `map` over four devices, and lanes that are padded; a mesh over which batches are cut communicates."""
     found = run(
@@ -178,7 +177,6 @@ print(json.dumps([gathered, collectives(Program(shape, jax.devices()))]))
 
 
 @pytest.mark.slow
-@pytest.mark.stack
 def test_accumulation_remat_precisions_and_optimizers_of_whole_tensors_on_a_mesh(text: Path) -> None:
     """One process for all cases; Muon and Adafactor look at whole tensors, which no device holds."""
     found = run(
