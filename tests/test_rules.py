@@ -78,8 +78,9 @@ def test_mistakes_are_one_clear_line(arguments: list[str], line: str, capsys: py
 def test_coordinate_checks_from_the_command_line(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["coord-check", "mup", "--widths", "8,16,64", "--steps", "2", "--set", "data.sequences=4", "data.length=16"]
-    small += ["--set", f"data.corpus=text:{text}"]
+    small = ["coord-check", "mup", "--widths", "8,16,64", "--steps", "2"]
+    for setting in ("data.sequences=4", "data.length=16", f"data.corpus=text:{text}"):
+        small += ["--set", setting]
     status = main([*small, "--out", str(tmp_path), "--json"])
     assert (json.loads(capsys.readouterr().out)["verdict"], status) in [("pass", 0), ("undecided", 3)]
     header, first, *_ = (tmp_path / "coordinates.csv").read_text().splitlines()
