@@ -122,7 +122,7 @@ def _job(configs: Sequence[RunConfig], corpus: Corpus, kinds: Sequence[str]) -> 
 
 @functools.lru_cache(maxsize=32)
 def _measure(program: Program, kinds: frozenset[str]) -> Callable[..., dict[str, jax.Array]]:
-    """(lanes [K], initial parameters [K], parameters [K], tokens [B, T+1]) -> statistics of these kinds, [K] by name."""
+    """Statistics of these kinds, [K] by name, of lanes [K], initial parameters [K], parameters [K], tokens [B, T+1]."""
 
     def measure(lanes: Lane, first: Params, params: Params, tokens: jax.Array) -> dict[str, jax.Array]:
         def one(lane: Lane, first: Params, params: Params) -> dict[str, jax.Array]:
