@@ -5,7 +5,7 @@
 
 `mutants.toml` holds the table.  Every mutant is applied to a copy of the tracked files in a temporary folder, and its
 own tests run there until one fails.  First, the same tests run without any mutant: they have to pass, or nothing is
-learnt.  Compiled programs come from the checkout's cache (`.pytest_cache/jax`); a mutant that changes a program
+learnt.  Compiled programs come from the checkout's cache (`.pytest_cache`); a mutant that changes a program
 compiles it.
 
 Prints a line per mutant, killed or SURVIVED, and a closing line; the exit status is 1 where one survived.
@@ -33,14 +33,8 @@ TABLE = Path(__file__).with_suffix(".toml")
 # Outcomes of pytest: tests failed; collection was interrupted by an error, as of a module that no longer imports.
 FAILED = (1, 2)
 SECONDS = 600
-# As tests/conftest.py has them, which comes too late for a JAX that is imported.
+# Beside what tests set, which comes too late for a JAX that is imported.
 SETTINGS = {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "LRLAB_SHARED": str(ROOT.parent / "shared"),
     "PYTHONDONTWRITEBYTECODE": "1",  # a line of the same length, changed within a second, looks unchanged
 }
@@ -105,6 +99,9 @@ def main(words: Sequence[str], processes: int) -> int:
     tests = sorted({test for one in chosen for test in one.tests})
     begun, killed = time.perf_counter(), 0
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+    sys.path.insert(0, str(ROOT / "tests"))
+    os.environ.update(importlib.import_module("environment").environment(os.environ))
+    del sys.path[0]
     for library in LIBRARIES:
         importlib.import_module(library)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

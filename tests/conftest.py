@@ -1,32 +1,14 @@
 """Shared fixtures: tiny runs on a tiny text, and the folder of published data."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nine tenths of the suite's time are compiles.  Most tests ask nothing of the optimiser; those that do are marked
-# `exact` and run with LRLAB_TEST_EXACT=1, at the flags that users have.  The environment reaches subprocesses too.
-if not os.environ.get("LRLAB_TEST_EXACT"):
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    # The emitters of jaxlib 0.10 take half of what is left; later versions have no others.
-    if version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-# One cache for the session's workers and subprocesses, kept for the next session.  Its size must be bounded: JAX writes
-# entries of an unbounded cache without a lock, and warns of one that it reads half-written.  A bounded cache reads the
-# whole folder at each write, half a second with 3,000 entries, so only what takes long to compile is kept in it, and
-# each version of Python has its own.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(Path(__file__).parents[1] / ".pytest_cache" / "jax-{}.{}".format(*sys.version_info)),
-)
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 << 30))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+from environment import environment
+
+os.environ.update(environment(os.environ))
 
 import jax
 import numpy as np
