@@ -100,7 +100,7 @@ def main(words: Sequence[str], processes: int) -> int:
     begun, killed = time.perf_counter(), 0
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     sys.path.insert(0, str(ROOT / "tests"))
-    os.environ.update(importlib.import_module("environment").environment(os.environ))
+    os.environ.update(importlib.import_module("compilation").environment(os.environ))
     del sys.path[0]
     for library in LIBRARIES:
         importlib.import_module(library)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from environment import environment
+from compilation import environment
 
 os.environ.update(environment(os.environ))
 
