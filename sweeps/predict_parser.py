@@ -21,6 +21,11 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--law", metavar="FILE_OR_NAME", required=True, help="a file of lrlab fit, or a published law")
     shared.add_inputs(parser)
     parser.add_argument("--format", metavar="FORMAT", help="code that sets optimizer and schedule: optax, torch or hf")
+    code = parser.add_argument_group("for --format, over what the law's runs had")
+    code.add_argument("--schedule", metavar="KIND", help="constant, cosine, inverse-sqrt, linear or wsd")
+    code.add_argument("--warmup", metavar="N", type=float, help="updates, or below 1 a share of the run")
+    code.add_argument("--decay", metavar="N", type=float, help="the same of wsd's decay")
+    code.add_argument("--clip", metavar="X", type=float, help="norm that gradients are clipped at; 0 for no clipping")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -28,11 +33,15 @@ def _predict(options: argparse.Namespace) -> int:
     from analysis.prediction import predict
 
     require(not (options.json and options.format), f"--json and --format {options.format}: choose one")
+    choices = {name: getattr(options, name) for name in ("schedule", "warmup", "decay", "clip")}
+    given = [f"--{name}" for name, value in choices.items() if value is not None]
+    require(options.format or not given, f"{' and '.join(given)} shape code: add --format optax, torch or hf")
     found = predict(options.law, **shared.inputs(options))
     if options.format:
         from sweeps.training_code import code
+        from sweeps.training_settings import Choice
 
-        print(code(found, options.format), end="")
+        print(code(found, options.format, Choice(**choices)), end="")
     elif options.json:
         print(json.dumps(summary(found), indent=1, allow_nan=False))
     else:
