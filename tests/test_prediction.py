@@ -65,7 +65,13 @@ def law(
         loss=None,
         penalty=penalty,
         edge=None if edge is None else power("lr", edge, EDGE_NEW, nodes),
-        conditions={"schedule": "wsd", "warm-up": "100 updates", "decay": "0.2 of the run"},
+        conditions={
+            "schedule": "wsd",
+            "warm-up": "100 updates",
+            "decay": "0.2 of the run",
+            "decay shape": "linear",
+            "final rate / peak": 0.0,
+        },
         fixed={} if batch else {"batch": 65536.0},
         source={},
     )
