@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.noise import Noise, pooled_noise
-from analysis.optimum import Optimum, curve, find_optimum
+from analysis.optimum import Optimum, curve, find_optimum, unknown
 from analysis.results import Results, axis_label
 
 
@@ -58,7 +58,7 @@ def read_cells(results: Results, noise: Noise | None = None) -> tuple[list[Cell]
                 parametrization=str(first["parametrization.name"]),
                 width=int(first["model.width"]),
                 points=points,
-                optimum=find_optimum(points, noise),
+                optimum=unknown(points) if results.smoke else find_optimum(points, noise),
                 pending=pending,
             )
         )

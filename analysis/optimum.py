@@ -18,6 +18,7 @@ its standard error.  So the interval asks first what the data show.
 The first is cut to the second where that is narrower.  Coverage on truths that are neither: docs/optimum.md.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -306,6 +307,12 @@ def _cubic(x: np.ndarray, y: np.ndarray) -> float | None:
 def _between(lr: float, ratio: float) -> tuple[float, ...]:
     """Rates half a step on either side of an optimum."""
     return (lr / math.sqrt(ratio), lr * math.sqrt(ratio))
+
+
+def unknown(points: pd.DataFrame) -> Optimum:
+    """What stands for the optimum of runs that were not meant to show one; nothing is to be tried next."""
+    kept = Points.of(points)
+    return dataclasses.replace(_without("too-few", kept, kept.fitted), next_rates=())
 
 
 def _without(

@@ -100,7 +100,8 @@ def read(root: Path, noise: Noise | None = None) -> Report:
     """
     results = load(root)
     cells, noise = read_cells(results, noise)
-    return Report(results, cells, drifts(cells), transfers(cells, noise), noise, tuple(sections(root, results)))
+    judged = [] if results.smoke else cells
+    return Report(results, cells, drifts(judged), transfers(judged, noise), noise, tuple(sections(root, results)))
 
 
 def write(root: Path, noise: Noise | None = None) -> tuple[Report, Path]:

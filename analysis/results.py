@@ -12,6 +12,7 @@ from lab import store
 from lab.config.run import superseded
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
+SMOKE_STEPS = 2  # of a run that only shows that it can be trained
 TOKEN_AXES = ("schedule.steps", "schedule.tokens")  # how long a run is
 # Labels where the last part of a dotted name would say too little, or the same as another.
 # What the axis `numerics` says of runs whose numbers a mend has changed since they were trained, and of all others.
@@ -46,8 +47,18 @@ class Results:
         return self.sweep["optimum_axes"][0]
 
     @property
+    def smoke(self) -> bool:
+        """Whether every run has two updates at most, as `lrlab sweep --smoke` makes them: no rate is best then."""
+        return "schedule.steps" in self.frame and bool((self.frame["schedule.steps"] <= SMOKE_STEPS).all())
+
+    @property
     def notes(self) -> list[str]:
-        """A line on runs that were trained with other numerics."""
+        """Lines on a smoke, and on runs that were trained with other numerics."""
+        told = [f"a smoke: no run has more than {SMOKE_STEPS} updates, which show no optimum"] if self.smoke else []
+        return told + self._of_old
+
+    @property
+    def _of_old(self) -> list[str]:
         old = int((self.frame["numerics"] == OLD).sum()) if "numerics" in self.frame else 0
         told = "run was" if old == 1 else "runs were"
         return (

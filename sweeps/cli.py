@@ -244,22 +244,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from analysis.results import describe, load
+    from sweeps import status
 
-    results = load(options.dir)
-    counts = results.frame["status"].value_counts().to_dict()
-    cells = [
-        {"cell": describe(values), **{str(k): int(v) for k, v in rows["status"].value_counts().items()}}
-        for values, rows in results.cells()
-    ]
-    if options.json:
-        print(json.dumps({"runs": counts, "cells": cells} | _noted(results.notes), indent=1))
-        return 0
-    print(f"{results.sweep['name']}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
-    for note in results.notes:
-        print(note)
-    for cell in cells:
-        print(f"  {cell.pop('cell')}: " + ", ".join(f"{n} {status}" for status, n in cell.items()))
+    found = status.read(options.dir)
+    print(json.dumps(status.summary(found), indent=1) if options.json else status.text(found))
     return 0
 
 
@@ -272,10 +260,6 @@ def _export(options: argparse.Namespace) -> int:
     frame.to_csv(options.csv, index=False)
     print("\n".join([f"{len(frame)} runs in {options.csv}", *found.notes]))
     return 0
-
-
-def _noted(notes: Sequence[str]) -> dict[str, list[str]]:
-    return {"notes": list(notes)} if notes else {}
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 Model FLOPs utilisation is `MFU = tokens/s * FLOPs per token / (devices * peak FLOP/s of a device)` with
 `lab.count.training_flops_per_token`: `6 (N_matrices + d V) + 12 L T a`, attention over all T positions; what is
-computed again (`exec.remat`) does not count.  Source: PaLM (arXiv 2204.02311), appendix B.
+computed again (`exec.remat`) does not count.  Source: PaLM (arXiv 2204.02311), appendix B.  A share above 1 shows that
+the peak is not this device's (a CPU's is measured, and a busy one measures low): it is left out from there on, with a
+note.
 
 Throughput is measured between waits for the devices: compiles, the first segment, validation and checkpoints are left
 out.  Tables belong to the updates that the run has made: rows beyond a resume point are dropped when it is resumed.
@@ -139,12 +141,27 @@ class Journal:
             "grad_norm": float(np.mean(snapshot.grad_norm[new])),
             "lr": float(self._job.rates[done - 1, 0]),
             "tokens_per_second": rate,
-            "mfu": None if rate is None or self._peak is None else mfu(self._run, rate, self._peak),
+            "mfu": self._share(rate),
             "memory_bytes": _memory(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self._log.add(**values)
         self._console.print(_line(values, self._job.steps), highlight=False)
+
+    def _share(self, rate: float | None) -> float | None:
+        """The utilisation at so many tokens per second; None where it is not known, or cannot be."""
+        if rate is None or self._peak is None:
+            return None
+        share = mfu(self._run, rate, self._peak)
+        if share <= 1:
+            return share
+        self._console.print(
+            f"MFU is left out: {share * self._peak:.3g} FLOP/s are more than the {self._peak:.3g} that this machine is "
+            "thought to have",
+            highlight=False,
+        )
+        self._peak = None
+        return None
 
     def _validated(self, step: int, found: Result) -> None:
         loss, error = found.validation_loss, found.validation_error

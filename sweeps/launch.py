@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,16 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         awaited = {source.unit_id for unit in units for source in unit.sources}
         _clear_forks(root, {unit.unit_id for unit in every} - awaited)
         console.print(_opening(sweep, runs, groups, finished, root))
-        monitor = Monitor(runs, done, sweep.optimum_axes[0], console, units=every, pending=units, lines=follow is None)
+        monitor = Monitor(
+            runs,
+            done,
+            sweep.optimum_axes[0],
+            console,
+            units=every,
+            pending=units,
+            fixed=sweep.fixed,
+            lines=follow is None,
+        )
         with StopRequest() as stop, monitor:
             try:
                 failures = work(units, root, monitor, stop, sweep.probe, follow)
@@ -131,6 +140,11 @@ def _clear_forks(root: Path, unit_ids: Collection[str]) -> None:
         checkpoint.clear(store.fork_folder(root, unit_id))
 
 
+def _fixed(sweep: Sweep, points: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The sweep's fixed names that are the same in runs of an earlier launch too."""
+    return {name for name in sweep.fixed if len({repr(point.get(name)) for point in points.values()}) == 1}
+
+
 def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[str]) -> None:
     """Write `sweep.json` and every run's `config.json`; runs of an earlier grid stay listed if they are finished.
 
@@ -148,6 +162,7 @@ def _describe(sweep: Sweep, runs: Sequence[Run], root: Path, done: Collection[st
         kept = {run_id: point for run_id, point in before["runs"].items() if run_id in done}
     points = {run.run_id: run.point for run in runs} | kept
     axes = list(dict.fromkeys(name for point in points.values() for name in point))
+    axes = [name for name in axes if name not in _fixed(sweep, points)]
     text = {
         "schema": 1,
         "name": sweep.name,

@@ -89,7 +89,7 @@ def plan(
     """
     by_program: dict[Any, list[Run]] = {}
     for run in runs:
-        by_program.setdefault(_program_key(run), []).append(run)
+        by_program.setdefault(program_key(run), []).append(run)
     groups = []
     for members in by_program.values():
         first = members[0].config
@@ -175,7 +175,8 @@ def seconds(groups: Sequence[Group], machine: Machine, *, extra: float = 0.0) ->
     return work / (machine.peak() * machine.efficiency.lanes) + COMPILE_SECONDS * len(groups)
 
 
-def _program_key(run: Run) -> Any:
+def program_key(run: Run) -> Any:
+    """What the runs of one program have in common."""
     config = run.config
     return (
         config.model,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,21 +12,19 @@ from rich.table import Table
 from analysis.results import SEED_AXES, axis_label, describe
 from lab import train
 from lab.record import Result
-from sweeps import plan as planning
+from sweeps import pace
+from sweeps.pace import Pace
 from sweeps.plan import Unit
 from sweeps.sweep import Run
 
 _QUIET_SECONDS = 15.0
-# What a step costs besides its arithmetic, as FLOPs of the same duration: with it the pace of small models on a CPU
-# foretells that of larger ones (widths 32, 64 and 128 then differ by 20 % in FLOP/s, and not by a factor 2).
-_STEP_OVERHEAD = 2.5e8
 
 
 class Monitor:
     """A `worker.Watcher` that draws.  On a terminal it redraws in place, elsewhere it prints a line now and then.
 
-    Work is counted in FLOPs and steps; the time left follows from the pace of this launch, compiles included.
-    `units` are all that the runs need, `pending` those that this launch executes.  Without `lines` it draws only.
+    The time left is that of `sweeps.pace`.  `units` are all that the runs need, `pending` those that this launch
+    executes; `fixed` are axes that all runs share, which name no cell.  Without `lines` it draws only.
     """
 
     def __init__(
@@ -38,17 +36,19 @@ class Monitor:
         *,
         units: Sequence[Unit],
         pending: Sequence[Unit],
+        fixed: Collection[str] = (),
         lines: bool = True,
     ) -> None:
         self._console, self._axis, self._lines = console, optimum_axis, lines
         self._runs = {run.run_id: run for run in runs}
         self._finished = {run_id: loss for run_id, loss in done.items() if run_id in self._runs}
         self._running: dict[str, float] = {}
-        self._total = sum(map(_work, units))
-        self._credit = self._total - sum(map(_work, pending))
+        self._unnamed = {optimum_axis, *SEED_AXES, *fixed}
+        self._pace = Pace(pending)
+        self._total = pace.work(units)
+        self._credit = self._total - pace.work(pending)
         self._partial = 0.0
         self.probe_seconds = 0.0
-        self._base = self._credit
         self._begun = self._printed = time.perf_counter()
         self._bar = Progress(
             TextColumn("{task.fields[runs]} runs"),
@@ -76,11 +76,13 @@ class Monitor:
             self._live.stop()
 
     def started(self, unit: Unit, step: int) -> None:
-        self._base += self._share(unit, step)  # resumed steps were not paid for by this launch
         self._partial = self._share(unit, step)
+        self._pace.started(unit, step)
 
     def advanced(self, unit: Unit, snapshot: train.Snapshot) -> None:
-        self._partial = self._share(unit, snapshot.step)
+        done = max(unit.begin, snapshot.loss.shape[0])
+        self._partial = self._share(unit, done)
+        self._pace.advanced(unit, done)
         if snapshot.loss.shape[0]:
             losses = train.smoothed(snapshot.loss)
             self._running = {
@@ -104,23 +106,22 @@ class Monitor:
         self._partial, self._running = 0.0, {}
         for run, result in zip(unit.runs, results, strict=True):
             self._finished[run.run_id] = result.validation_loss
-        self._credit += _work(unit)
+        self._credit += pace.work([unit])
+        self._pace.finished(unit)
         self._refresh()
 
     def failed(self, unit: Unit, error: Exception) -> None:
         self._partial, self._running = 0.0, {}
+        self._pace.finished(unit)
         line = str(error).strip().splitlines() or [""]
         self._console.print(f"unit {unit.unit_id} failed: {type(error).__name__}: {line[0]}", style="red")
 
     def _share(self, unit: Unit, step: int) -> float:
-        return _work(unit) * (step - unit.begin) / (unit.end - unit.begin)
+        return pace.step_work(unit) * (step - unit.begin)
 
     def _left(self) -> str:
-        spent = time.perf_counter() - self._begun
-        done = self._credit + self._partial
-        if done <= self._base:
-            return "compiling"
-        return f"{clock(spent * (self._total - done) / (done - self._base))} left"
+        left = self._pace.left
+        return "compiling" if left is None else f"{clock(left)} left"
 
     def _refresh(self) -> None:
         done, runs = self._credit + self._partial, f"{len(self._finished)}/{len(self._runs)}"
@@ -148,7 +149,7 @@ class Monitor:
                 run = self._runs.get(run_id)
                 if run is None or loss is None:
                     continue
-                values = {k: v for k, v in run.point.items() if k != self._axis and k not in SEED_AXES}
+                values = {k: v for k, v in run.point.items() if k not in self._unnamed}
                 cell = describe(values)
                 if cell not in best or (loss < best[cell][0] and running == best[cell][2]):
                     best[cell] = (loss, run, running)
@@ -156,11 +157,6 @@ class Monitor:
             (cell, _power(run, self._axis), f"{loss:.4f}{' (training)' if running else ''}")
             for cell, (loss, run, running) in best.items()
         ]
-
-
-def _work(unit: Unit) -> float:
-    steps = sum(stage.steps for stage in unit.stages)
-    return planning.flops([unit]) + _STEP_OVERHEAD * steps
 
 
 def clock(seconds: float) -> str:

@@ -26,7 +26,8 @@ class Sweep:
     """A question, what it costs, the picture to expect, and its runs.
 
     `optimum_axes` are the dotted names whose optimum is sought; a cell is what remains after removing them and the
-    seeds.  `probe` is what is measured along the runs.  Iterating yields the run configurations, unresolved.
+    seeds.  `probe` is what is measured along the runs.  `fixed` are names of points that say what all runs are, and
+    tell no cells apart.  Iterating yields the run configurations, unresolved.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sweep:
     optimum_axes: tuple[str, ...] = ("optimizer.lr",)
     execution: ExecConfig = field(default_factory=ExecConfig)
     probe: SharpnessConfig | None = None
+    fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", tuple(self.points))
@@ -91,13 +93,14 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
 
     A name that the points set leaves them (points that then coincide become one) and takes its new values in every
     combination with the rest; so do the names that say the same thing otherwise (`schedule.steps` for
-    `schedule.tokens`).  `exec.*` settings change how the sweep is executed, `probe.*` what is measured along it.
+    `schedule.tokens`).  One value of a name that no point sets is `fixed`.  `exec.*` settings change how the sweep is
+    executed, `probe.*` what is measured along it.
 
     Raises:
         InputError: an unknown name, an execution or probe setting with several values, or one of a probe that the
             sweep does not have.
     """
-    points = list(sweep.points)
+    points, fixed = list(sweep.points), set(sweep.fixed)
     execution, probe = sweep.execution, sweep.probe
     for name, values in settings.items():
         section, _, setting = name.partition(".")
@@ -112,9 +115,13 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
             continue
         gone = {name, *ALIASES.get(name, ())} | {alias for alias, names in ALIASES.items() if name in names}
         gone |= {other for group in ALTERNATIVES if name in group for other in group}
+        own = any(gone & point.keys() for point in points) and not gone & fixed
+        fixed = fixed - gone | ({name} if len(values) == 1 and not own and name not in sweep.optimum_axes else set())
         points = unique([{key: value for key, value in point.items() if key not in gone} for point in points])
         points = product(points, axis(name, *values))
-    return dataclasses.replace(sweep, points=tuple(points), execution=execution, probe=probe)
+    return dataclasses.replace(
+        sweep, points=tuple(points), execution=execution, probe=probe, fixed=tuple(sorted(fixed))
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from lab.device import CLASSES
 from sweeps import this_machine
+from sweeps.cli import main
 
 pytestmark = pytest.mark.host
 
@@ -23,7 +24,9 @@ def test_files_that_documents_name_exist(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-def test_the_sweep_of_the_documentation_loads(tmp_path: Path) -> None:
+def test_the_sweep_of_the_documentation_loads_and_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sweeps import catalog
 
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sweeps.md").read_text(), re.DOTALL)
@@ -31,6 +34,8 @@ def test_the_sweep_of_the_documentation_loads(tmp_path: Path) -> None:
     sweep = catalog.load(str(tmp_path / "depth.py"))
     assert len(sweep.points) == 80
     assert {config.model.depth for config in sweep} == {2, 4, 8, 16}
+    assert main(["plan", str(tmp_path / "depth.py")]) == 0  # the document's first command, on a machine without files
+    assert "80 runs, 4 programs" in capsys.readouterr().out
 
 
 def test_constraints_hold_names_and_versions_only() -> None:

@@ -89,6 +89,21 @@ def test_throughput_and_utilisation_from_a_clock(
     assert "MFU -" in out.getvalue().splitlines()[0]
 
 
+def test_a_share_above_the_peak_is_left_out_with_a_note(
+    journal: tuple[Journal, Clock, RunConfig, io.StringIO], tmp_path: Path
+) -> None:
+    """0.1.0 printed MFU 172 to 547 %.  What shows that the peak is wrong leaves it out for the rest of the run."""
+    found, clock, config, out = journal
+    full = 4 * 197e12 / count.training_flops_per_token(config.model, 16) / 128  # updates per second at the peak
+    for seconds, done in ((1.0, 2), (2 / (0.5 * full), 4), (2 / (5.4 * full), 6), (2 / (0.5 * full), 8)):
+        clock.now += seconds
+        found.advanced(snapshot(done, done))
+    (table,) = tmp_path.glob("runs/*/log.csv")
+    assert list(pd.read_csv(table)["mfu"]) == pytest.approx([math.nan, 0.5, math.nan, math.nan], nan_ok=True, rel=1e-6)
+    assert out.getvalue().count("MFU is left out: 4.26e+15 FLOP/s are more than the 7.88e+14") == 1
+    assert "MFU 50.0 %" in out.getvalue() and "MFU 5" not in out.getvalue().replace("MFU 50.0 %", "")
+
+
 def test_a_line_has_the_mean_of_its_updates_and_the_rate_of_the_last(
     journal: tuple[Journal, Clock, RunConfig, io.StringIO], tmp_path: Path
 ) -> None:

@@ -331,7 +331,12 @@ def test_a_published_law_gives_code_with_what_is_known() -> None:
         ({"inputs": {"params": 1e6}}, {}, "optax", "add --tokens"),
         ({"recipe": {"optimizer": "muon"}}, {}, "torch", "is of runs with muon, and code is written for Adam"),
         ({"recipe": {"optimizer": "MuonH, Adam for the others"}}, {}, "torch", "of runs with MuonH"),
-        ({"recipe": {**WSD.recipe, "decay shape": "exponential"}}, {}, "hf", "hf has no decay of the shape exponential"),
+        (
+            {"recipe": {**WSD.recipe, "decay shape": "exponential"}},
+            {},
+            "hf",
+            "hf has no decay of the shape exponential",
+        ),
         ({}, {"schedule": "wds"}, "hf", "--schedule wds is not one of .*did you mean wsd"),
         ({}, {"schedule": "power"}, "hf", "--schedule power is not one of"),
         ({}, {"warmup": 1001}, "hf", "--warmup 1001 is longer than the run of 1000 updates"),
