@@ -6,8 +6,11 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class InputError(ValueError):
@@ -18,6 +21,16 @@ def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless `condition` holds."""
     if not condition:
         raise InputError(message)
+
+
+def entry(table: Mapping[K, V], key: K, what: str) -> V:
+    """A table's value: what the table lacks fails by name, where a last `else` would serve it as something else.
+
+    Raises:
+        InputError: naming the key, what it is, and what the table has.
+    """
+    require(key in table, f"{what} {key} is not known here, only {', '.join(map(str, table))}")
+    return table[key]
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lab.role import Leaf, Role
+from lab.check import require
+from lab.role import MATRICES, Leaf, Role
 
 
 def initial_params(
@@ -26,6 +27,9 @@ def initial_params(
         if leaf.role == Role.GAIN:
             params[path] = jnp.ones(leaf.shape, dtype)
         else:
+            require(
+                leaf.role in (*MATRICES, Role.BIAS), f"parameter {path}: the role {leaf.role} has no initial values"
+            )
             leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
             params[path] = init_std[path] * jax.random.normal(leaf_key, leaf.shape, dtype)
     return params

@@ -22,15 +22,21 @@ Parameters are divided over fsdp x tensor, rows over data x fsdp, heads, MLP and
 copies are fitted to the TPU compiler's figures in docs/memory.md, and stand for other compilers as well.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from lab import count
+from lab.check import entry, require
 from lab.config import MeshConfig, ModelConfig, RunConfig
 from lab.config.mesh import ONE
+from lab.role import MATRICES, Leaf
 
 # Numbers per parameter that optimizers keep beside it; Muon keeps one for hidden matrices; Adafactor's are factored.
 MOMENTS = {"adam": 2, "adamw": 2, "lion": 1, "sgd": 1, "muon": 2, "adafactor": 0}
+
+
+_SCALARS = 64  # that a chain keeps beside what follows the parameters, as Muon's coefficients
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,30 @@ def state_bytes(config: RunConfig, lanes: int) -> int:
     return lanes * master * _kept(config.model, config.data.length, config.optimizer.kind)
 
 
+def check(model: ModelConfig, length: int, optimizer: str, leaves: Mapping[str, Leaf], numbers: int) -> None:
+    """Require that the closed form of a lane's state is what its optimizer keeps, `numbers` floating-point numbers.
+
+    Factored moments (Adafactor), which it leaves out, are at most a row and a column per matrix, and a bias's own.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    closed, spare = _kept(model, length, optimizer), _SCALARS
+    if MOMENTS[optimizer] == 0:
+        for leaf in leaves.values():
+            rows, columns = (leaf.fan_in, leaf.fan_out) if leaf.role in MATRICES else (1, leaf.size)
+            layers = max(1, leaf.size // (rows * columns))
+            spare += layers * (rows + columns + 3)
+    require(
+        closed <= numbers <= closed + spare,
+        f"lab/memory.py says that {optimizer} keeps {closed:,} numbers of a lane of model.kind={model.kind}, and it "
+        f"keeps {numbers:,}: mend the closed form",
+    )
+
+
 def _kept(model: ModelConfig, length: int, optimizer: str) -> int:
     """Numbers of a lane's state: parameters and moments."""
-    found = (1 + MOMENTS[optimizer]) * count.parameters(model, length).total
+    found = (1 + entry(MOMENTS, optimizer, "memory of the optimizer")) * count.parameters(model, length).total
     return found - (count.matrix_parameters(model) if optimizer == "muon" else 0)
 
 
@@ -154,7 +181,7 @@ def _block(model: ModelConfig, length: int, width: int, layout: Layout) -> tuple
     tensor = layout.mesh.tensor
     inner, kv = model.heads * model.head_dim / tensor, model.kv_heads * model.head_dim / tensor
     mlp, scores = model.mlp_width / tensor, model.heads * length / tensor
-    wide = 3 if model.mlp == "swiglu" else 1  # gate and up, and their product, which the compiler keeps too
+    wide = {2: 1, 3: 3}[count.mlp_matrices(model)]  # gate and up, and their product, which the compiler keeps too
     copy = _copy(width, layout.mesh)
     scanned = width * (7 * d + 5 * mlp + 3 * inner) + (copy + max(width, 4) + 2) * scores
     unrolled = width * (2 * d + mlp + 3 * inner + scores)

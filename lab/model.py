@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from lab import residual_mlp, transformer
+from lab.check import entry
 from lab.config import ModelConfig, ParametrizationConfig, RunConfig
 from lab.layer import Forward
 from lab.parametrization import TABLE
@@ -33,7 +34,7 @@ def dims(config: ModelConfig, length: int) -> dict[str, int]:
     """The named fan dimensions of a resolved model that reads `length` tokens."""
     assert config.vocab is not None
     known = {"one": 1, "width": config.width, "vocab": config.vocab, "length": length}
-    if config.kind == "mlp":
+    if entry({"mlp": True, "transformer": False}, config.kind, "model.kind"):
         return known
     assert config.heads is not None and config.kv_heads is not None and config.head_dim is not None
     assert config.mlp_width is not None
@@ -68,7 +69,8 @@ def abstract(config: ModelConfig, length: int, dtype: str = "float32") -> tuple[
     """
 
     def build() -> nnx.Module:
-        return ResidualMlp(config, dtype) if config.kind == "mlp" else Transformer(config, length, dtype)
+        models = {"mlp": lambda: ResidualMlp(config, dtype), "transformer": lambda: Transformer(config, length, dtype)}
+        return entry(models, config.kind, "model.kind")()
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
     return graphdef, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
@@ -89,4 +91,4 @@ def layout(model: ModelConfig, length: int) -> dict[str, Leaf]:
 def _leaves(model: ModelConfig, length: int, base: tuple[tuple[str, int], ...]) -> dict[str, Leaf]:
     _, variables = abstract(model, length)
     shapes = {path: variable.shape for path, variable in variables.items()}
-    return assign(ROLES[model.kind], shapes, dims=dims(model, length), base_dims=dict(base))
+    return assign(entry(ROLES, model.kind, "model.kind"), shapes, dims=dims(model, length), base_dims=dict(base))

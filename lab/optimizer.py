@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from lab.check import entry
 from lab.config import OptimizerConfig
 from lab.role import Leaf, Role
 from lab.scale import Factors, Setting, betas
@@ -170,11 +171,12 @@ def muon_scale(convention: str, fan_in: int, fan_out: int) -> float:
     keller `sqrt(max(1, out/in))` (optax's default), moonlight `0.2 sqrt(max(in, out))` (arXiv 2502.16982), spectral
     `sqrt(out/in)` (2310.17813).
     """
-    return {
+    scales = {
         "keller": max(1.0, fan_out / fan_in) ** 0.5,
         "moonlight": 0.2 * max(fan_in, fan_out) ** 0.5,
         "spectral": (fan_out / fan_in) ** 0.5,
-    }[convention]
+    }
+    return entry(scales, convention, "optimizer.muon_scale")
 
 
 def descend(hyper: Hyper, lr: jax.Array, decay: jax.Array) -> optax.GradientTransformation:
@@ -201,7 +203,8 @@ def optimizer(kind: str, hyper: Hyper, leaves: Leaves, lr: jax.Array, decay: jax
         "adafactor": lambda: scale_by_adafactor(leaves),
         "muon": lambda: scale_by_muon(hyper, leaves),
     }
-    return optax.chain(optax.clip_by_global_norm(hyper.clip), directions[kind](), descend(hyper, lr, decay))
+    direction = entry(directions, kind, "the optimizer")
+    return optax.chain(optax.clip_by_global_norm(hyper.clip), direction(), descend(hyper, lr, decay))
 
 
 def structure(config: OptimizerConfig) -> str:

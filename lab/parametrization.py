@@ -40,7 +40,7 @@ operations; eps therefore follows the gradients of the plain operations.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab.check import InputError, require
+from lab.check import InputError, entry, require
 from lab.config import OptimizerConfig, ParametrizationConfig
 from lab.role import Role
 
@@ -93,8 +93,8 @@ class Parametrization:
     absolute: bool = False
 
     def row(self, role: Role) -> Row:
-        rows = {Role.EMBEDDING: self.embedding, Role.HIDDEN: self.hidden, Role.READOUT: self.readout}
-        return rows.get(role, self.vector)
+        matrices = {Role.EMBEDDING: self.embedding, Role.HIDDEN: self.hidden, Role.READOUT: self.readout}
+        return entry(matrices | {Role.GAIN: self.vector, Role.BIAS: self.vector}, role, "the role")
 
 
 # fmt: off
@@ -225,7 +225,8 @@ def exponents(role: Role, parametrization: ParametrizationConfig, optimizer: Opt
         "lion or muon, or another parametrization",
     )
     row = spec.row(role)
-    rate = (row.adam if kind in ADAM_LIKE else row.sgd if kind == "sgd" else row.adafactor).of(alignment)
+    rates = dict.fromkeys(ADAM_LIKE, row.adam) | {"sgd": row.sgd, "adafactor": row.adafactor}
+    rate = entry(rates, kind, "the exponent of the rate of optimizer.kind").of(alignment)
     if kind == "muon" and role == Role.HIDDEN and not spec.one_rate:
         rate = -row.forward - (_HALF if optimizer.muon_scale == "moonlight" else 0.0)
     has_eps = kind in ("adam", "adamw") or (kind == "muon" and role != Role.HIDDEN)

@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lab.check import InputError, require
+from lab.check import InputError, entry, require
 from lab.config import OptimizerConfig, ParametrizationConfig
 from lab.initializer import initial_params
 from lab.optimizer import hyper, optimizer, structure
 from lab.parametrization import TABLE, tied_logits
 from lab.role import Leaf, RoleRow, assign
 from lab.scale import Factors, Setting, attention_scale, base_std, factors
+from lab.schedule import OF_RATE
 
 Tree = TypeVar("Tree")
 
@@ -75,7 +76,7 @@ class Recipe:
 
         def chain(step: jax.Array) -> optax.GradientTransformation:
             rate: Any = schedule(step)
-            decay = opt.weight_decay * (rate / opt.lr if opt.decay == "independent" else rate)
+            decay = opt.weight_decay * (rate if entry(OF_RATE, opt.decay, "optimizer.decay") else rate / opt.lr)
             return optimizer(structure(opt), constants, self.leaves, rate, decay)
 
         def init(params: Any) -> RecipeState:

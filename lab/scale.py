@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lab import ablation
-from lab.check import require
+from lab.check import entry, require
 from lab.config import OptimizerConfig, ParametrizationConfig, RunConfig
 from lab.config.parametrization import check_horizon
 from lab.parametrization import ADAM_LIKE, TABLE, exponents, tied_logits
@@ -93,7 +93,8 @@ def factors(leaf: Leaf, setting: Setting) -> Factors:
     lr = width_lr * outside
     decay = 0.0
     if leaf.role in MATRICES:
-        removed = {"coupled": lr, "constant-eta-lambda": outside, "independent": noise}[optimizer.decay]
+        ways = {"coupled": lr, "constant-eta-lambda": outside, "independent": noise}
+        removed = entry(ways, optimizer.decay, "optimizer.decay")
         decay = (removed if on("decay") else lr) * noise * m**parametrization.decay_exponent
     return Factors(
         init=m**row.init if on("init") else 1.0,
@@ -195,6 +196,12 @@ def base_std(
     return std
 
 
+def depth_exponent(kind: str, alpha: float) -> float:
+    """The exponent of m_L on an optimizer's rate inside blocks, for a residual exponent alpha > 0."""
+    table = dict.fromkeys((*ADAM_LIKE, "adafactor"), alpha - 1) | {"sgd": 2 * alpha - 1}
+    return entry(table, kind, "the depth rule of optimizer.kind")
+
+
 @dataclass(frozen=True)
 class _Depth:
     forward: float = 1.0
@@ -206,10 +213,9 @@ def _depth(leaf: Leaf, setting: Setting, rules: frozenset[str]) -> _Depth:
     alpha, ratio = ALPHA[setting.parametrization.depth], setting.depth
     if leaf.place == Place.OUTSIDE or alpha == 0:
         return _Depth()
-    adam_like = setting.optimizer.kind in (*ADAM_LIKE, "adafactor")
     has_eps = setting.optimizer.kind in ("adam", "adamw", "muon") and setting.parametrization.scale_eps
     return _Depth(
         forward=ratio**-alpha if leaf.place == Place.BRANCH_END and "depth.branch" not in rules else 1.0,
-        lr=ratio ** (alpha - 1 if adam_like else 2 * alpha - 1) if "depth.lr" not in rules else 1.0,
+        lr=ratio ** depth_exponent(setting.optimizer.kind, alpha) if "depth.lr" not in rules else 1.0,
         eps=ratio**-alpha if has_eps and "depth.eps" not in rules else 1.0,
     )

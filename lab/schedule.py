@@ -14,10 +14,13 @@ import math
 
 import numpy as np
 
+from lab.check import entry, require
 from lab.config import RunConfig, ScheduleConfig
 from lab.convention import CONVENTIONS, Tail
 from lab.piece import Hold, Law, Piece, Ramp
 
+# Whether a kind of weight decay follows the learning rate, or the schedule alone.
+OF_RATE = {"coupled": True, "constant-eta-lambda": True, "independent": False}
 # The Power scheduler's batch size counts sequences of this many tokens.
 POWER_SEQUENCE = 4096
 
@@ -80,6 +83,7 @@ def pieces(schedule: ScheduleConfig, law: float | None = None) -> tuple[Piece, .
         for begin, end, length in zip(begins, ends, lengths, strict=True):
             after += [Hold(begin, end - length, 1.0), *fall(end - length, end, schedule.decay_shape)]
     else:
+        require(schedule.kind in ("power", "inverse_sqrt"), f"schedule.kind={schedule.kind} has no pieces here")
         main = _power(schedule, law) if schedule.kind == "power" else _inverse_sqrt(schedule)
         # What the warm-up ends on and the decay starts from: the law after so many updates, however they are counted.
         at_warmup, at_decay = main.after(np.array([warmup, total - decay], np.float64)).tolist()
@@ -126,8 +130,8 @@ def decays(config: RunConfig) -> np.ndarray:
     independent: `factor(i) * weight_decay`; otherwise `lr(i) * weight_decay`.
     """
     optimizer = config.optimizer
-    per_update = _run_factors(config) if optimizer.decay == "independent" else rates(config)
-    return optimizer.weight_decay * per_update
+    of_rate = entry(OF_RATE, optimizer.decay, "optimizer.decay")
+    return optimizer.weight_decay * (rates(config) if of_rate else _run_factors(config))
 
 
 def _run_factors(config: RunConfig) -> np.ndarray:

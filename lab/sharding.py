@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lab.check import require
+from lab.check import entry, require
 from lab.config import RunConfig
 from lab.config.mesh import MeshConfig
 from lab.role import Leaf, Place, Role
@@ -144,7 +144,8 @@ def check(config: RunConfig, mesh: MeshConfig, accumulate: int) -> None:
         config.model.width % mesh.fsdp == 0,
         f"exec.mesh.fsdp={mesh.fsdp} does not divide model.width={config.model.width}: use one of its divisors",
     )
-    name, size = ("heads", config.model.heads) if config.model.kind == "transformer" else ("width", config.model.width)
+    divided = {"transformer": ("heads", config.model.heads), "mlp": ("width", config.model.width)}
+    name, size = entry(divided, config.model.kind, "model.kind")
     assert size is not None
     require(
         size % mesh.tensor == 0,

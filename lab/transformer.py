@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lab.check import entry
 from lab.config import ModelConfig
 from lab.layer import Forward, Linear, stack, through
 from lab.lookup import lookup
@@ -55,7 +56,7 @@ class Norm(nnx.Module):
     """RMSNorm `x / rms(x) * gain` or LayerNorm `(x - mean) / std * gain + bias`, in at least float32."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
-        self.centred = config.norm == "layernorm"
+        self.centred = entry({"layernorm": True, "rmsnorm": False}, config.norm, "model.norm")
         self.eps = config.norm_eps
         self.gain = nnx.Param(jnp.ones((width,)))
         self.bias = nnx.Param(jnp.zeros((width,))) if self.centred and config.bias else None
@@ -85,13 +86,21 @@ class QKNorm(nnx.Module):
         return (x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * gain_N).astype(x_BHTN.dtype)
 
 
+def _rotary(config: ModelConfig) -> bool:
+    return entry({"rope": True, "learned": False}, config.position, "model.position")
+
+
+def _before(config: ModelConfig) -> bool:
+    return entry({"pre": True, "post": False}, config.placement, "model.placement")
+
+
 class Attention(nnx.Module):
     """Causal grouped-query attention over x_MD, M = B*T."""
 
     def __init__(self, config: ModelConfig) -> None:
         assert config.heads is not None and config.kv_heads is not None and config.head_dim is not None
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.theta = config.rope_theta if config.position == "rope" else None
+        self.theta = config.rope_theta if _rotary(config) else None
         inner, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         self.query = Linear(config.width, inner, bias=config.bias)
         self.key = Linear(config.width, kv, bias=config.bias)
@@ -131,7 +140,8 @@ class Mlp(nnx.Module):
     def __init__(self, config: ModelConfig) -> None:
         assert config.mlp_width is not None
         self.up = Linear(config.width, config.mlp_width, bias=config.bias)
-        self.gate = Linear(config.width, config.mlp_width, bias=config.bias) if config.mlp == "swiglu" else None
+        gated = entry({"swiglu": True, "gelu": False}, config.mlp, "model.mlp")
+        self.gate = Linear(config.width, config.mlp_width, bias=config.bias) if gated else None
         self.down = Linear(config.mlp_width, config.width, bias=config.bias)
 
     def __call__(self, x_MD: jax.Array) -> jax.Array:
@@ -144,7 +154,7 @@ class Block(nnx.Module):
     """pre: `x + f(norm(x))`; post: `norm(x + f(x))`, for attention and then for the MLP."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.pre = config.placement == "pre"
+        self.pre = _before(config)
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config)
         self.mlp_norm = Norm(config, config.width)
@@ -178,7 +188,7 @@ class Embedding(nnx.Module):
         assert config.vocab is not None
         self.dtype = dtype
         self.token = nnx.Param(jnp.zeros((config.vocab, config.width)))
-        learned = config.position == "learned"
+        learned = not _rotary(config)
         self.position = nnx.Param(jnp.zeros((length, config.width))) if learned else None
 
     def __call__(self, tokens_BT: jax.Array, form: str) -> jax.Array:
@@ -196,7 +206,7 @@ class Transformer(nnx.Module):
         assert config.vocab is not None
         self.embedding = Embedding(config, length, dtype)
         self.blocks = stack(lambda: Block(config), config.depth)
-        self.final_norm = Norm(config, config.width) if config.placement == "pre" else None
+        self.final_norm = Norm(config, config.width) if _before(config) else None
         self.readout = None if config.tied else Linear(config.width, config.vocab, bias=False)
 
     def __call__(

@@ -14,7 +14,7 @@ exponent g (`lab.parametrization`):
 from lab.config import RunConfig
 from lab.parametrization import TABLE, exponents
 from lab.role import Place, Role
-from lab.scale import ALPHA
+from lab.scale import ALPHA, depth_exponent
 
 # One leaf of each role, and where it stands.  Not the final norm's gain: its gradient has a part that is aligned with
 # the readout and falls faster, which still shows at these widths (-1.4 for -1 over 8 to 128).
@@ -48,9 +48,7 @@ def update(role: Role, config: RunConfig, axis: str) -> float:
     if axis == "depth":
         if PLACE[role] == Place.OUTSIDE or alpha == 0:
             return 0.0
-        return (2 * alpha - 1 if kind == "sgd" else alpha - 1) + (
-            gradient(role, config, axis) if kind == "sgd" else 0.0
-        )
+        return depth_exponent(kind, alpha) + (gradient(role, config, axis) if kind == "sgd" else 0.0)
     row = exponents(role, config.parametrization, config.optimizer)
     if kind == "sgd":
         return row.lr + gradient(role, config, axis)

@@ -15,7 +15,7 @@ from lab.config import RunConfig
 from lab.model import leaves
 from lab.parametrization import TABLE, exponents
 from lab.role import Role
-from lab.scale import ALPHA
+from lab.scale import ALPHA, depth_exponent
 from sweeps.expectation import LEAF
 
 When = Literal["start", "first", "last"]
@@ -93,7 +93,7 @@ def exponent(rule: str, config: RunConfig) -> float:
         if alpha == 0:
             return 0.0
         adam_eps = -alpha if optimizer.kind in ("adam", "adamw", "muon") and parametrization.scale_eps else 0.0
-        rate = 2 * alpha - 1 if optimizer.kind == "sgd" else alpha - 1
+        rate = depth_exponent(optimizer.kind, alpha)
         return {"depth.branch": -alpha, "depth.lr": rate, "depth.eps": adam_eps}[rule]
     name, _, quantity = rule.partition(".")
     row = exponents(Role(name), parametrization, optimizer)

@@ -62,7 +62,7 @@ def work(model: ModelConfig, length: int, sequences: int) -> Work:
     assert model.mlp_width is not None and model.vocab is not None
     tokens, d, f = sequences * length, model.width, model.mlp_width
     inner, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    wide = 3 if model.mlp == "swiglu" else 2
+    wide = count.mlp_matrices(model)
     block = 3 * 2 * (2 * (d + inner) + 2 * (d + kv) + wide * (d + f)) + 3 * 2 * 2 * model.heads * length
     readout = 3 * (2 * d + 4 * model.vocab)
     return Work(

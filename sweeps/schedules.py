@@ -12,7 +12,7 @@ import numpy as np
 from lab import schedule
 from lab.check import require
 from lab.config import ScheduleConfig
-from lab.piece import Hold, Piece, Ramp
+from lab.piece import Hold, Law, Piece, Ramp
 from sweeps import snippet
 from sweeps.column import aligned
 
@@ -197,6 +197,7 @@ def _phase(part: Piece) -> str:
         return "hold"
     if isinstance(part, Ramp):
         return "warm-up" if part.rising else "fall"
+    require(isinstance(part, Law), f"a piece {type(part).__name__} of a schedule has no name here")
     return "law"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lab.check import entry, require
 from lab.piece import Hold, Law, Piece, Ramp
 
 
@@ -52,6 +53,7 @@ def _torch_lines(part: Piece, *, last: bool) -> list[str]:
         x = f"min({x}, 1.0)" if last else x
         curve = _ramp(part, "math", "x", part.scale)
         return [f"return {x}"] if curve == "x" else [f"x = {x}", f"return {curve}"]
+    _require_law(part)
     k = f"min(step, {part.end})" if last else "step"
     k = f"{k} + {part.shift}" if part.shift else k
     k = f"max({k}, 1)" if part.begin + part.shift < 1 else k
@@ -76,6 +78,7 @@ def _optax_piece(part: Piece, scale: float, *, last: bool) -> str:
             return f"optax.cosine_decay_schedule({scale * part.scale!r}, {part.length}, {part.low!r})"
         x = f"jnp.clip({_shifted('k', part.offset)} / {part.length}, 0.0, 1.0)"
         return f"lambda k: {_ramp(part, 'jnp', x, scale * part.scale)}"
+    _require_law(part)
     k = f"jnp.minimum(k, {part.end - part.begin})" if last else "k"
     k = f"jnp.maximum({k} + {float(part.begin + part.shift)!r}, 1.0)"
     return f"lambda k: {_law(part, ('jnp.minimum', 'jnp.maximum'), k, scale)}"
@@ -110,7 +113,12 @@ def _curve(shape: str, module: str, x: str, *, rising: bool) -> str:
         "cosine": f"0.5 * (1.0 - {module}.cos({module}.pi * {x}))",
         "sqrt": f"(1.0 - {module}.sqrt(1.0 - {x}))",
     }
-    return mirrored[shape] if rising else falling[shape]
+    what = "as code, the shape of a warm-up" if rising else "as code, the shape of a decay"
+    return entry(mirrored if rising else falling, shape, what)
+
+
+def _require_law(part: Piece) -> None:
+    require(isinstance(part, Law), f"a piece {type(part).__name__} of a schedule has no code here")
 
 
 def _law(part: Law, names: tuple[str, str], k: str, scale: float) -> str:
