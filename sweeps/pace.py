@@ -4,8 +4,8 @@ Work is counted in FLOPs, with `OVERHEAD` for each update of a lane. The seconds
 
     sum over units   rate(program) * work(unit) + opening + closing
 
-`rate` is the seconds per work of the program's own last `WINDOW` seconds of training, or where it has not trained yet,
-those of the launch; whatever else runs on the machine is in it. `opening` is what passes before a unit's first update
+`rate` is the seconds per work of the last `WINDOW` seconds of training: the program's own where it has trained for half
+of them, else the launch's, since a few seconds of a busy machine say little. Whatever else runs is in it. `opening` is what passes before a unit's first update
 (its program's compile, for the first of a program), `closing` what its end takes beyond the work of its evaluation: the
 means of what units have taken so far.
 """
@@ -36,6 +36,11 @@ class Stretches:
         self._seconds += seconds
         while self._seconds - self._kept[0][1] > WINDOW:
             self._seconds -= self._kept.popleft()[1]
+
+    @property
+    def settled(self) -> bool:
+        """Whether they are enough to stand alone."""
+        return self._seconds >= WINDOW / 2
 
     @property
     def rate(self) -> float | None:
@@ -108,7 +113,7 @@ class Pace:
 
     def _rate(self, unit: Unit) -> float | None:
         own = self._of.get(_key(unit))
-        return self._all.rate if own is None or own.rate is None else own.rate
+        return own.rate if own is not None and own.settled else self._all.rate
 
     @staticmethod
     def _usual(seen: tuple[list[float], list[float]], first: bool) -> float:

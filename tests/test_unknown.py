@@ -20,6 +20,7 @@ from lab.role import Role
 from sweeps import expectation, identification, schedules, snippet
 
 pytestmark = pytest.mark.host
+NOTHING: Any = None  # for arguments that are not looked at before the kind is
 
 
 def told(config: Any, **fields: Any) -> Any:
@@ -66,19 +67,14 @@ CASES: dict[str, tuple[Callable[[RunConfig], Any], str]] = {
         "optimizer.decay late",
     ),
     "decays": (lambda run: schedule.decays(told(run, optimizer__decay="late")), "optimizer.decay late"),
-    "chain": (lambda _: optimizer("adamx", None, {}, None, None), "the optimizer adamx"),  # type: ignore[arg-type]
+    "chain": (lambda _: optimizer("adamx", NOTHING, {}, NOTHING, NOTHING), "the optimizer adamx"),
     "muon": (lambda _: muon_scale("mine", 4, 4), "optimizer.muon_scale mine"),
     "kept numbers": (
         lambda run: memory.state_bytes(told(run, optimizer__kind="adamx"), 1),
         "memory of the optimizer adamx",
     ),
     "initial values": (
-        lambda run: initial_params(
-            None,
-            {"a": told(leaf_of(run, Role.GAIN), role="scale")},
-            {},
-            np.float32,  # type: ignore[arg-type]
-        ),
+        lambda run: initial_params(NOTHING, {"a": told(leaf_of(run, Role.GAIN), role="scale")}, {}, np.float32),
         "parameter a: the role scale has no initial values",
     ),
     "model": (lambda run: model.abstract(told(run.model, kind="rnn"), 16), "model.kind rnn"),
