@@ -8,7 +8,6 @@ agree bitwise.  Everything that differs between runs of one shape is an argument
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lab import count, memory, sharding
+from lab import agreement, sharding
 from lab.config import MeshConfig, ModelConfig, RunConfig
 from lab.config.mesh import ONE
 from lab.initializer import initial_params
@@ -82,9 +81,6 @@ class Shape:
 class Program:
     """Compiled functions of one shape.  Build it with `program(shape)`, which caches.
 
-    Closed forms of parameters, FLOPs and memory that do not agree with the model's leaves are an `InputError` here,
-    before anything is trained and recorded.
-
     `devices` are those of its mesh: the machine's, unless it is compiled for others.
     """
 
@@ -95,8 +91,7 @@ class Program:
         self._leaves = layout(shape.model, shape.length)
         self.mesh = make(shape.mesh, devices)
         shapes = self._state_shapes()
-        count.check(shape.model, shape.length, self._leaves)
-        memory.check(shape.model, shape.length, shape.optimizer, self._leaves, _numbers(shapes) // shape.lanes)
+        agreement.check(shape.model, shape.length, shape.optimizer, self._leaves, shapes, lanes=shape.lanes)
         self.shardings = sharding.state(shapes, self._leaves, self.mesh)
         per_lane = sharding.lanes(self.mesh)
         self._init = jax.jit(
@@ -413,12 +408,6 @@ def _batch(batches: Batches, step: jax.Array, stream: jax.Array, length: int) ->
         return batches.windows[step, stream]
     assert batches.tokens is not None and batches.starts is not None
     return batches.tokens[batches.starts[step, stream][:, None] + jnp.arange(length + 1)]
-
-
-def _numbers(shapes: State) -> int:
-    """Floating-point numbers of a state."""
-    leaves = jax.tree.leaves((shapes.params, shapes.opt))
-    return sum(math.prod(leaf.shape) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def _sharded(shapes: Any, shardings: Any) -> Any:
