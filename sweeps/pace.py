@@ -6,8 +6,8 @@ Work is counted in FLOPs, with `OVERHEAD` for each update of a lane. The seconds
 
 `rate` is the seconds per work of the last `WINDOW` seconds of training: the program's own where it has trained for half
 of them, else the launch's, since a few seconds of a busy machine say little. Whatever else runs is in it. `opening` is
-what passes before a unit's first update (its program's compile, for the first of a program), `closing` what its end takes
-beyond the work of its evaluation: the means of what units have taken so far.
+what passes before a unit's first update (its program's compile, for the first of a program), `closing` what its end
+takes beyond the work of its evaluation: the means of what units have taken so far.
 """
 
 import time
