@@ -1,68 +1,33 @@
-"""Corpora: token streams for training and validation that never overlap, and their fingerprint.
+"""Corpora: token streams for training and validation, what they share, and their fingerprint.
 
 - `python-stdlib`: the source files of the running Python's standard library, real text on every machine;
-- `text:PATH`: a file, a folder or a glob of text files;
-- `bin:PATH`: uint16 token files as nanoGPT (headerless) and modded-nanogpt (256-word header) write them, memory-mapped.
+- `text:PATH`: a file, a folder or a glob of text files (`lab.document`), parted by `lab.split`;
+- `bin:PATH`: token files, memory-mapped (`lab.token_file`).
 """
 
 import functools
-import glob
 import hashlib
-import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from lab import document, token_file
 from lab import tokenizer as tokenizers
 from lab.check import nearest, require
 from lab.config import DataConfig
+from lab.document import stdlib_documents
+from lab.overlap import Overlap, overlap
+from lab.split import Split, first_version, split
+from lab.stream import Stream
 from lab.tokenizer import Tokenizer
 
-STDLIB_EXCLUDED = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
-MIN_FILES_TO_SPLIT = 20
-BIN_MAGIC, BIN_HEADER_WORDS = 20240520, 256
+__all__ = ["Corpus", "Stream", "described", "load", "require_known", "split", "stdlib_documents"]
+
+NOW, FIRST = "now", "0.1.0"  # how a corpus is read and parted
 FINGERPRINT_DIGITS = 16
 _BLOCK, _BLOCKS = 1 << 20, 256
-
-
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """A token stream in parts (arrays or memory maps) that are read as one; compared by identity."""
-
-    parts: tuple[np.ndarray, ...]
-
-    @functools.cached_property
-    def offsets(self) -> np.ndarray:
-        """Start of each part, and the end: int64 of shape [parts + 1]."""
-        return np.concatenate([[0], np.cumsum([part.size for part in self.parts])]).astype(np.int64)
-
-    @property
-    def size(self) -> int:
-        return int(self.offsets[-1])
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
-
-    def array(self) -> np.ndarray:
-        return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
-
-    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Tokens [..., length] that begin at `starts` [...]."""
-        found = np.empty((starts.size, length), self.parts[0].dtype)
-        for row, start in enumerate(starts.ravel()):
-            found[row] = self._slice(int(start), length)
-        return found.reshape(*starts.shape, length)
-
-    def _slice(self, start: int, length: int) -> np.ndarray:
-        pieces, part = [], int(np.searchsorted(self.offsets, start, side="right")) - 1
-        while length > 0:
-            piece = self.parts[part][start - self.offsets[part] :][:length]
-            pieces.append(piece)
-            start, length, part = start + piece.size, length - piece.size, part + 1
-        return np.concatenate(pieces)
+MUCH = 0.01  # of validation that training holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +35,7 @@ class Corpus:
     """Token streams with the vocabulary they need (None where the files do not say) and their fingerprint.
 
     `largest` is the largest token that the fingerprint has seen: of every token up to 256 MiB, of a sample beyond.
+    `notes` say how the validation split was chosen, where that is worth knowing.
     """
 
     name: str
@@ -78,19 +44,38 @@ class Corpus:
     vocab: int | None
     fingerprint: str
     largest: int
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def overlap(self) -> Overlap:
+        """What part of the validation split training holds."""
+        return overlap(self.train, self.validation)
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, among: Collection[str] = ()) -> Corpus:
     """The corpus that a configuration names; equal sources are loaded once per process.
 
+    A configuration that states a fingerprint, or a store that was begun with one (`among`), gets the split of version
+    0.1.0 where that is the one it was made on.
+
     Raises:
-        InputError: an unknown kind, a path without files, or text too short to split.
+        InputError: an unknown kind, a path without files, text too short to split, or another text than was stated.
     """
-    return _load(config.corpus, config.tokenizer, config.validation_fraction)
+    source = config.corpus, config.tokenizer, config.validation_fraction
+    found, wanted = _load(*source), {config.fingerprint} if config.fingerprint is not None else set(among)
+    if not wanted or found.fingerprint in wanted:
+        return found
+    first = _load(*source, FIRST)
+    require(
+        first.fingerprint in wanted,
+        f"data.fingerprint={' or '.join(sorted(wanted))} but data.corpus={config.corpus} now has {found.fingerprint}: "
+        "the text has changed; use a new output folder or the old text",
+    )
+    return first
 
 
 @functools.lru_cache(maxsize=4)
-def _load(spec: str, tokenizer: str, fraction: float) -> Corpus:
+def _load(spec: str, tokenizer: str, fraction: float, version: str = NOW) -> Corpus:
     kind, _, path = spec.partition(":")
     require(
         kind in ("text", "bin") or spec == "python-stdlib",
@@ -98,123 +83,68 @@ def _load(spec: str, tokenizer: str, fraction: float) -> Corpus:
         f"{nearest(spec, ['python-stdlib', 'text:', 'bin:'])}",
     )
     if kind == "bin":
-        train, validation, vocab = *_read_bin(spec, path, fraction), None
+        train, validation, notes = _token_files(spec, path, fraction, version)
+        vocab = None
     else:
         words = tokenizers.load(tokenizer)
-        documents = stdlib_documents() if spec == "python-stdlib" else _read_text(spec, path)
-        parts = split(documents, fraction)
+        parts = _split(spec, path, fraction, version)
         train, validation = (_encode(words, part) for part in parts)
-        vocab = words.vocab
+        vocab, notes = words.vocab, parts.notes
     require(
         train.size > 0 and validation.size > 0,
-        f"data.corpus={spec} leaves nothing to train on or to validate with: give a longer text",
+        f"data.corpus={spec} leaves nothing to train on or to validate with: give a longer text, or another "
+        f"data.validation_fraction than {fraction:g}",
     )
-    return Corpus(spec, train, validation, vocab, *_fingerprint(train, validation, vocab))
+    if version != NOW:
+        notes = (*notes, "the split of 0.1.0, with which this was begun; a new folder gets today's")
+    return Corpus(spec, train, validation, vocab, *_fingerprint(train, validation, vocab), notes)
 
 
-def stdlib_documents() -> list[tuple[str, bytes]]:
-    """(relative path, source) of the standard library's modules, in path order.
-
-    Tests, idlelib and site-packages are left out, and so are the files that each build of Python generates about
-    itself (`_sysconfigdata*`, `config-*`), which differ between machines of one version.
-    """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-        parts = path.relative_to(root).parts
-        generated = path.name.startswith("_sysconfigdata") or parts[0].startswith("config-")
-        if not generated and not STDLIB_EXCLUDED.intersection(parts):
-            found.append(("/".join(parts), path.read_bytes()))
-    require(len(found) >= MIN_FILES_TO_SPLIT, f"the standard library at {root} has no source files: use text:PATH")
-    return found
-
-
-def split(documents: Sequence[tuple[str, bytes]], fraction: float) -> tuple[list[bytes], list[bytes]]:
-    """(train, validation) documents, in the given order; a text that occurs twice is used once.
-
-    With 20 documents or more, whole documents are drawn for validation in the order of sha256(path) until they hold
-    `fraction` of the bytes; with fewer, the last `fraction` of each document is cut off at a line end.
-    """
-    unique = list({text: (name, text) for name, text in reversed(documents) if text}.values())[::-1]
-    if len(unique) < MIN_FILES_TO_SPLIT:
-        cuts = [_cut(text, fraction) for _, text in unique]
-        return [text[:cut] for (_, text), cut in zip(unique, cuts, strict=True)], [
-            text[cut:] for (_, text), cut in zip(unique, cuts, strict=True)
-        ]
-    wanted = fraction * sum(len(text) for _, text in unique)
-    chosen: set[str] = set()
-    held = 0
-    for name, text in sorted(unique, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
-        if held + len(text) <= 1.1 * wanted:  # a document that would overshoot stays in training
-            chosen.add(name)
-            held += len(text)
-        if held >= wanted:
-            break
-    train = [text for name, text in unique if name not in chosen]
-    return train, [text for name, text in unique if name in chosen]
-
-
-def _cut(text: bytes, fraction: float) -> int:
-    target = int(len(text) * (1 - fraction))
-    line_end = text.find(b"\n", target)
-    return line_end + 1 if 0 <= line_end < len(text) - 1 else target
-
-
-def _read_text(spec: str, path: str) -> list[tuple[str, bytes]]:
-    root = Path(path).expanduser()
-    files = _files(spec, path)
-    if not root.is_dir():
-        return [(file.as_posix(), file.read_bytes()) for file in files]
-    return [(file.relative_to(root).as_posix(), file.read_bytes()) for file in files]
-
-
-def _files(spec: str, path: str) -> list[Path]:
-    """Files of a path: the file itself, every file below a folder, or the matches of a glob; sorted."""
-    root = Path(path).expanduser()
-    if path and root.is_file():
-        return [root]
-    if path and root.is_dir():
-        found: Iterable[Path] = root.rglob("*")
+def _split(spec: str, path: str, fraction: float, version: str) -> Split:
+    if spec == "python-stdlib":
+        documents = stdlib_documents()
+    elif version == NOW:
+        documents = document.text_documents(spec, path)
     else:
-        found = map(Path, glob.glob(str(root), recursive=True)) if path else []
-    files = sorted(p for p in found if p.is_file() and not any(part.startswith(".") for part in p.parts[-1:]))
-    require(bool(files), f"data.corpus={spec} matches no file: check the path")
-    return files
+        documents = document.first_text_documents(spec, path)
+    return split(documents, fraction) if version == NOW else first_version(documents, fraction)
+
+
+def _token_files(spec: str, path: str, fraction: float, version: str) -> tuple[Stream, Stream, tuple[str, ...]]:
+    if version == NOW:
+        train, validation, told = token_file.read(spec, path, fraction)
+        return Stream(tuple(train)), Stream(tuple(validation)), (told,)
+    train, validation = token_file.first_read(spec, path, fraction)
+    return Stream(tuple(train)), Stream(tuple(validation)), ()
+
+
+def described(config: DataConfig) -> list[str]:
+    """Lines on a configuration's corpus: how it is parted, what of the validation split training holds, what helps."""
+    found = load(config)
+    share = found.validation.size / (found.train.size + found.validation.size)
+    notes = [*found.notes]
+    if not config.corpus.startswith("bin:") and not 0.8 <= share / config.validation_fraction <= 1.25:
+        notes.append(
+            f"data.validation_fraction={config.validation_fraction:g} was asked for, and documents or lines are too "
+            "long to come nearer: use a larger fraction or a longer text"
+        )
+    if found.overlap.share >= MUCH:
+        notes.append(
+            "a loss on text that was trained on is too low: use a text with fewer repetitions, or files that repeat "
+            "nothing of others for validation"
+        )
+    size = f"{found.train.size:,} tokens to train on, {found.validation.size:,} ({share:.2%}) to validate with"
+    return [printable(line) for line in (f"{found.name}: {size}; {found.overlap.told}", *map("note: {}".format, notes))]
+
+
+def printable(text: str) -> str:
+    """A text with what cannot be printed escaped: bytes of names that are not UTF-8, and control characters."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in plain)
 
 
 def _encode(words: Tokenizer, documents: Sequence[bytes]) -> Stream:
     return Stream((np.concatenate([words.encode(text) for text in documents] or [np.zeros(0, words.dtype)]),))
-
-
-def _read_bin(spec: str, path: str, fraction: float) -> tuple[Stream, Stream]:
-    """Files with `val` in their name validate; without any, the end of the last file does."""
-    files = _files(spec, path)
-    validation = [_map_bin(file) for file in files if "val" in file.name]
-    train = [_map_bin(file) for file in files if "val" not in file.name]
-    require(bool(train), f"data.corpus={spec} has validation files only: name the training files too")
-    if not validation:
-        cut = int(train[-1].size * (1 - fraction))
-        train, validation = [*train[:-1], train[-1][:cut]], [train[-1][cut:]]
-    return Stream(tuple(train)), Stream(tuple(validation))
-
-
-def _map_bin(file: Path) -> np.ndarray:
-    require(
-        file.stat().st_size % 2 == 0 and file.stat().st_size > 0,
-        f"{file} is not a uint16 token file: its size is {file.stat().st_size} bytes",
-    )
-    tokens = np.memmap(file, dtype="<u2", mode="r")
-    if tokens.size < 2 * BIN_HEADER_WORDS:
-        return tokens
-    header = np.asarray(tokens[: 2 * BIN_HEADER_WORDS]).view("<i4")
-    if header[0] != BIN_MAGIC:
-        return tokens
-    body = tokens[2 * BIN_HEADER_WORDS :]
-    require(
-        header[1] == 1 and header[2] == body.size,
-        f"{file} states version {header[1]} and {header[2]} tokens, and holds {body.size}: it is damaged or newer",
-    )
-    return body
 
 
 def _fingerprint(train: Stream, validation: Stream, vocab: int | None) -> tuple[str, int]:

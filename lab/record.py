@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lab import count
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
+from lab.overlap import Overlap
 
 SCHEMA = 1
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lr-scaling-lab")
@@ -72,8 +73,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def record(config: RunConfig, result: Result, provenance: Provenance, lineage: Lineage = Lineage()) -> dict[str, Any]:
-    """Record v1 as plain JSON data: no Infinity, no NaN."""
+def record(
+    config: RunConfig,
+    result: Result,
+    provenance: Provenance,
+    lineage: Lineage = Lineage(),
+    overlap: Overlap | None = None,
+) -> dict[str, Any]:
+    """Record v1 as plain JSON data: no Infinity, no NaN.  `overlap` is what training holds of the validation split."""
     parameters = count.parameters(config.model, config.data.length)
     where = dataclasses.asdict(provenance)
     times = {key: where.pop(key) for key in ("started", "finished", "seconds")}
@@ -84,6 +91,7 @@ def record(config: RunConfig, result: Result, provenance: Provenance, lineage: L
         "config": dataclasses.asdict(config),
         "exec": where | {"versions": versions()},
         "corpus": config.data.fingerprint,
+        "overlap": None if overlap is None else dataclasses.asdict(overlap),
         "parameters": {
             "non_embedding": parameters.non_embedding,
             "embedding": parameters.embedding,

@@ -1,18 +1,19 @@
 """What a sweep would cost: runs, programs, shared updates, FLOPs, memory and time, before any of it is paid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from lab import count
+from lab import corpus, count
 from lab.config import SharpnessConfig
 from sweeps import measurement
 from sweeps import plan as planning
 from sweeps.column import counted
 from sweeps.plan import Group
 from sweeps.progress import clock
-from sweeps.sweep import Sweep, resolved
+from sweeps.sweep import Run, Sweep, resolved
 from sweeps.this_machine import this_machine
 
 
@@ -22,7 +23,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
     `steps_alone` counts the updates of every run by itself, `steps_planned` those that are trained when shared ones are
     trained once, and `saving` is their ratio; `tokens_alone` and `tokens_planned` are the same in tokens; `flops` are
     those of the planned updates and of the evaluations, `probe_flops` those of a probe.  `passes` is how often the
-    longest run sees its corpus.  `seconds` and `memory_bytes` are estimates.
+    longest run sees its corpus, `corpora` says how texts are parted.  `seconds` and `memory_bytes` are estimates.
 
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
@@ -49,6 +50,7 @@ def estimate(sweep: Sweep, *, smoke: bool = False) -> dict[str, Any]:
         "tokens_alone": sum(count.training_tokens(run.config) for run in runs),
         "tokens_planned": planning.tokens(units),
         "passes": planning.passes(runs),
+        "corpora": texts(runs),
         "flops": planning.flops(units),
         "probe_flops": probing,
         "memory_bytes": max(planning.memory(group, sweep.probe) for group in groups),
@@ -91,6 +93,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     )
     if found["probe_flops"]:
         console.print(f"the probe takes {found['probe_flops'] / found['flops']:.0%} of the training's FLOPs, included")
+    for line in found["corpora"]:
+        console.print(line)
     if found["passes"] > 1:
         console.print(f"note: {repeats(found['passes'])}")
     if found["memory_bytes"] > device["memory_bytes"]:
@@ -103,6 +107,12 @@ def show(found: dict[str, Any], console: Console) -> None:
 def repeats(passes: float) -> str:
     """What it means that a run is longer than its corpus."""
     return f"the longest run sees its corpus {passes:.1f} times: beyond one pass its data repeat"
+
+
+def texts(runs: Sequence[Run]) -> list[str]:
+    """Lines on the corpora of runs."""
+    different = {run.config.data.fingerprint: run.config.data for run in runs}
+    return [line for data in different.values() for line in corpus.described(data)]
 
 
 def _group(group: Group, probe: SharpnessConfig | None) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from lab import checkpoint, corpus, group, store
+from lab import checkpoint, group, store
 from lab.check import InputError, require
 from lab.config import ExecConfig, RunConfig
 from lab.config.run import superseded
 from lab.device import device_count
 from lab.identity import from_dict
 from lab.override import apply
-from sweeps import catalog, law_rate, plan, run_list, saved
+from sweeps import begun, catalog, law_rate, plan, run_list, saved
 from sweeps.journal import Journal, JournalConfig
 from sweeps.launch import launch
 from sweeps.law_rate import Rate
@@ -104,7 +104,7 @@ def train(
     Raises:
         InputError: the run does not fit itself, its corpus, the devices, or the store.
     """
-    sweep = _settled(sweep)
+    sweep = _settled(sweep, root)
     (run,) = resolved(sweep, smoke=smoke)
     machine = this_machine()
     if (root / "sweep.json").is_file():
@@ -134,10 +134,10 @@ def _sweep(config: RunConfig, execution: ExecConfig) -> Sweep:
     )
 
 
-def _settled(sweep: Sweep) -> Sweep:
+def _settled(sweep: Sweep, root: Path) -> Sweep:
     """The sweep with its base resolved, so that a configuration and its resolved form are the same base."""
     config = next(iter(sweep))
-    text = corpus.load(config.data)
+    text = begun.load(config.data, begun.corpora(root))
     return _sweep(config.resolve(vocab=text.vocab, fingerprint=text.fingerprint), sweep.execution)
 
 

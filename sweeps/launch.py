@@ -12,10 +12,10 @@ from lab import checkpoint, group, store
 from lab.check import require
 from lab.config import SharpnessConfig
 from lab.config.run import superseded
-from sweeps import measurement, saved
+from sweeps import begun, measurement, saved
 from sweeps import plan as planning
 from sweeps.column import counted
-from sweeps.estimate import repeats
+from sweeps.estimate import repeats, texts
 from sweeps.plan import Group
 from sweeps.progress import Monitor, clock
 from sweeps.run_list import base_digest
@@ -34,15 +34,15 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     Raises:
         InputError: the sweep does not fit itself, its corpus or the store.
     """
-    runs = resolved(sweep, smoke=smoke)
+    runs = resolved(sweep, smoke=smoke, begun=begun.corpora(root))
     if sweep.probe is not None:
         measurement.check(sweep.probe, runs)
     with store.locked(root):
         done = group.agreed(lambda: _losses(root))
         group.agreed(lambda: _describe(sweep, runs, root, done))
-        begun = group.agreed(lambda: saved.begun_lanes(root)) if sweep.execution.lanes is None else None
-        if begun is not None:
-            sweep = dataclasses.replace(sweep, execution=dataclasses.replace(sweep.execution, lanes=begun))
+        lanes = group.agreed(lambda: saved.begun_lanes(root)) if sweep.execution.lanes is None else None
+        if lanes is not None:
+            sweep = dataclasses.replace(sweep, execution=dataclasses.replace(sweep.execution, lanes=lanes))
         groups = None
         if sweep.probe is not None:
             groups = _planned(sweep, runs)
@@ -127,7 +127,8 @@ def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finishe
     shared = f"; {alone - planned:,} of {alone:,} updates are shared" if planned < alone else ""
     what = f"{counted(len(runs), 'run')} in {counted(len(groups), 'program')}"
     seen = planning.passes(runs)
-    note = f"\nnote: {repeats(seen)}" if seen > 1 else ""
+    note = "".join(f"\n{line}" for line in texts(runs))
+    note += f"\nnote: {repeats(seen)}" if seen > 1 else ""
     old = sum(superseded(store.read_config(root, run_id)) for run_id in store.read_sweep(root)["runs"])
     if old:
         note += f"\nnote: {counted(old, 'run')} of 0.1.0 in bfloat16 stay as they are, and are trained anew"

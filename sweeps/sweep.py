@@ -17,6 +17,8 @@ from lab.identity import paths, run_id
 from lab.model import leaves
 from lab.override import ALIASES, apply, unknown
 from lab.scale import betas, scales, setting_of
+from sweeps.begun import NOTHING, Begun
+from sweeps.begun import load as begun_load
 
 Point = dict[str, Any]
 
@@ -133,17 +135,17 @@ class Run:
     point: Point
 
 
-def resolved(sweep: Sweep, *, smoke: bool = False) -> list[Run]:
+def resolved(sweep: Sweep, *, smoke: bool = False, begun: Begun = NOTHING) -> list[Run]:
     """Every run of the sweep, resolved against its corpus; runs that coincide appear once.
 
-    With `smoke` each is cut to two steps and a small evaluation.
+    With `smoke` each is cut to two steps and a small evaluation.  `begun` are the texts of the store that it goes to.
 
     Raises:
         InputError: a run that contradicts itself or does not fit its corpus.
     """
     runs: dict[str, Run] = {}
     for point, config in zip(sweep.points, sweep, strict=True):
-        text = corpus.load(config.data)
+        text = begun_load(config.data, begun)
         config = config.resolve(vocab=text.vocab, fingerprint=text.fingerprint)
         check_fits(config, text)
         config = _smoke(config) if smoke else config

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from lab import checkpoint, group, schedule, store, train
+from lab import checkpoint, corpus, group, schedule, store, train
 from lab.check import InputError
 from lab.config import RunConfig, SharpnessConfig
 from lab.record import Lineage, Provenance, Result, record
@@ -158,7 +158,8 @@ def _record(
             results.append(result)
             curve = store.run_folder(root, run.run_id) / "curve.csv"
             store.write_atomic(curve, _curve(run.config, snapshot, lane, result))
-            store.write_record(root, record(run.config, result, provenance(lane), lineage))
+            text = corpus.load(run.config.data)
+            store.write_record(root, record(run.config, result, provenance(lane), lineage, text.overlap))
     return results
 
 
