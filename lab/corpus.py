@@ -89,7 +89,7 @@ def _load(spec: str, tokenizer: str, fraction: float, version: str = NOW) -> Cor
         words = tokenizers.load(tokenizer)
         parts = _split(spec, path, fraction, version)
         train, validation = (_encode(words, part) for part in parts)
-        vocab, notes = words.vocab, parts.notes
+        vocab, notes = words.vocab, ()
     require(
         train.size > 0 and validation.size > 0,
         f"data.corpus={spec} leaves nothing to train on or to validate with: give a longer text, or another "
@@ -125,8 +125,8 @@ def described(config: DataConfig) -> list[str]:
     notes = [*found.notes]
     if not config.corpus.startswith("bin:") and not 0.8 <= share / config.validation_fraction <= 1.25:
         notes.append(
-            f"data.validation_fraction={config.validation_fraction:g} was asked for, and documents or lines are too "
-            "long to come nearer: use a larger fraction or a longer text"
+            f"data.validation_fraction={config.validation_fraction:g} was asked for, and no cut comes nearer without "
+            "near copies on both sides or half a line: set another fraction, or give a longer text"
         )
     if found.overlap.share >= MUCH:
         notes.append(

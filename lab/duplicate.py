@@ -1,8 +1,8 @@
 """Texts that say the same: hashes of their windows, which documents are near copies, and what a text shares.
 
 White space and case are left out, so a copy with other line ends, another indentation or one more newline is the same
-text.  What remains is hashed in every window of `WINDOW` bytes, and a part of the hashes is kept that depends on the
-hash alone (Broder, "On the resemblance and containment of documents", 1997): the same window is kept in every document.
+text.  What remains is hashed in every window, and a part of the hashes is kept that depends on the hash alone (Broder,
+"On the resemblance and containment of documents", 1997): the same window is kept in every document.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 32
+SHORT = 16  # bytes of a window by which near copies are known: most are whole where every tenth word is another
+LONG = 32  # bytes of a window that is hardly in two texts by chance
 KEPT = 1 << 21  # windows of a corpus that are kept, about
 _BASE, _MIX = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 _SPACE = b" \t\n\r\f\v"
@@ -33,6 +34,26 @@ def hashes(values: np.ndarray, window: int) -> np.ndarray:
     return found
 
 
+def rarity(texts: Sequence[bytes]) -> int:
+    """With how many zero bits the hash of a window begins that is kept, so that of all texts about `KEPT` are."""
+    return (sum(map(len, texts)) // KEPT).bit_length()
+
+
+def places(text: bytes, window: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes, first bytes) of a text's kept windows, in order.  Of any text one is kept at least."""
+    raw = np.frombuffer(text, np.uint8)
+    at = np.flatnonzero(~np.isin(raw, np.frombuffer(_SPACE, np.uint8)))
+    every = _every(text, window)
+    kept = np.arange(every.size) if bits == 0 else np.flatnonzero(every >> np.uint64(64 - bits) == 0)
+    kept = kept if kept.size else np.asarray([every.argmin()])
+    return every[kept], at[kept] if at.size else kept
+
+
+def _every(text: bytes, window: int) -> np.ndarray:
+    plain = np.frombuffer(text.lower().translate(None, _SPACE), np.uint8)
+    return hashes(np.pad(plain, (0, max(0, window - plain.size))), window)
+
+
 @dataclass(frozen=True)
 class Index:
     """The kept windows of documents: of each (`sketches`, sorted), and all of them sorted, with their document."""
@@ -42,20 +63,17 @@ class Index:
     place_W: np.ndarray
 
 
-def index(texts: Sequence[bytes]) -> Index:
+def index(texts: Sequence[bytes], window: int) -> Index:
     """The kept windows of texts.  Texts that say the same have the same ones, and no text has none."""
-    bits = (sum(map(len, texts)) // KEPT).bit_length()
-    sketches = tuple(_sketch(text, bits) for text in texts)
+    bits = rarity(texts)
+    sketches = []
+    for text in texts:
+        every = _every(text, window)
+        kept = every if bits == 0 else every[every >> np.uint64(64 - bits) == 0]
+        sketches.append(np.unique(np.append(kept, every.min())))
     hash_W, place_W = np.concatenate(sketches), np.repeat(np.arange(len(texts)), [part.size for part in sketches])
     order = np.argsort(hash_W, kind="stable")
-    return Index(sketches, hash_W[order], place_W[order])
-
-
-def _sketch(text: bytes, bits: int) -> np.ndarray:
-    plain = np.frombuffer(text.lower().translate(None, _SPACE), np.uint8)
-    every = hashes(np.pad(plain, (0, max(0, WINDOW - plain.size))), WINDOW)
-    kept = every if bits == 0 else every[every >> np.uint64(64 - bits) == 0]
-    return np.unique(np.append(kept, every.min()))
+    return Index(tuple(sketches), hash_W[order], place_W[order])
 
 
 def shares(index: Index, groups: np.ndarray) -> np.ndarray:

@@ -61,10 +61,14 @@ def read(spec: str, path: str, fraction: float) -> tuple[list[np.ndarray], list[
     left = f"; {_listed(for_test)} left out" if for_test else ""
     parts = [tokens(file) for file in train]
     if validation:
-        told = f"{_listed(validation)} of {len(files)} files validates by its name{left}"
+        told = f"to validate with by their names: {_listed(validation)} ({len(validation)} of {len(files)} files){left}"
         return parts, [tokens(file) for file in validation], told
     train_parts, ends = _ends(parts, fraction)
-    return train_parts, ends, f"no file has val in its name: the end validates{left}"
+    return (
+        train_parts,
+        ends,
+        f"no file is called val, dev or eval: the end of {train[-1].name} is to validate with{left}",
+    )
 
 
 def first_read(spec: str, path: str, fraction: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -204,8 +208,14 @@ def _check_uint16(file: Path, start: bytes) -> None:
         for width in (4, 2):  # words of a number, of which all but one are nearly empty
             numbers = seen.reshape(-1, width)
             rest = np.delete(numbers, low, axis=1)
-            if numbers[:, low].max() > 3 and ((rest <= 3).all() or np.isin(rest, (0, 0xFFFF)).all()):
+            if numbers[:, low].max() > 3 and np.isin(rest, (0, 1, 2, 3, 0xFFFF)).all():  # 0xFFFF: below zero
                 raise InputError(f"{file} holds {16 * width}-bit numbers, {order}-endian: {remedy}")
+    for dtype in ("<f8", "<f4"):
+        numbers = quads.view(dtype)
+        with np.errstate(invalid="ignore"):
+            whole = np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all()
+        if whole and numbers.max() > 3:
+            raise InputError(f"{file} holds {8 * numbers.itemsize}-bit floats: {remedy}")
     most_low, most_high = int((words & 0xFF).max()), int((words >> 8).max())
     if words.size >= 4096 and most_high == 0xFF and most_low < 0xFB:
         raise InputError(f"{file} holds big-endian numbers: {remedy}")
