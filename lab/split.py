@@ -126,13 +126,13 @@ def _aligned(copies: Sequence[bytes], share: float) -> list[int]:
 
 
 def cut(text: bytes, fraction: float) -> int:
-    """Where the last `fraction` of a text begins: at the next line, or at one that is near, or at a character."""
+    """Where the last `fraction` of a text begins: at the line that begins next to there, or else at a character."""
     target = int(len(text) * (1 - fraction))
-    most = len(text) - target
+    near = 0.1 * (len(text) - target)
     after, before = text.find(b"\n", target) + 1, text.rfind(b"\n", 0, target) + 1
-    if 0 < after < len(text) and (after - target <= 0.1 * most or after - target <= min(0.3 * most, target - before)):
+    if 0 < after < len(text) and after - target <= near:
         return after
-    if 0 < before and target - before <= 0.3 * most:
+    if before > 0 and target - before <= near:
         return before
     while target < len(text) - 1 and text[target] & 0xC0 == 0x80:  # within a character of several bytes
         target += 1

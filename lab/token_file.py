@@ -128,6 +128,7 @@ def tokens(file: Path) -> np.ndarray:
     index = file.with_suffix(".idx")
     if index.is_file() and _start(index, len(_MEGATRON)) == _MEGATRON:
         return _unsigned(file, np.memmap(file, dtype=_megatron_type(index), mode="r"))
+    _check_no_text(file, start)
     require(size % 2 == 0 and size > 0, f"{file} is not a uint16 token file: its size is {size} bytes")
     _check_uint16(file, start)
     return np.memmap(file, dtype="<u2", mode="r")
@@ -193,15 +194,18 @@ def _megatron_type(index: Path) -> str:
     return found
 
 
+def _check_no_text(file: Path, start: bytes) -> None:
+    bytes_ = np.frombuffer(start, np.uint8)
+    control = (bytes_ < 9) | ((bytes_ > 13) & (bytes_ < 32) & (bytes_ != 27))
+    if bytes_.size >= 2 * _ENOUGH and not control.any() and _utf8(start):
+        raise InputError(f"{file} is text: use data.corpus=text:{file}")
+
+
 def _check_uint16(file: Path, start: bytes) -> None:
-    """Refuse what looks like text, wider numbers or swapped bytes: no stream of tokens does, by chance."""
+    """Refuse what looks like wider numbers or swapped bytes: no stream of tokens does, by chance."""
     words = np.frombuffer(start[: len(start) // 2 * 2], "<u2")
     if words.size < _ENOUGH:
         return
-    bytes_ = np.frombuffer(start, np.uint8)
-    control = (bytes_ < 9) | ((bytes_ > 13) & (bytes_ < 32) & (bytes_ != 27))
-    if not control.any() and _utf8(start):
-        raise InputError(f"{file} is text: use data.corpus=text:{file}")
     remedy = "save them as uint16, or as an array of numpy (.npy)"
     quads = words[: words.size // 4 * 4].reshape(-1, 4)
     for order, low, seen in (("little", 0, quads), ("big", -1, quads.byteswap())):

@@ -215,7 +215,8 @@ def test_names_need_not_be_utf8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system has no such names")
     found = load(f"text:{tmp_path}")
-    assert found.train.size + found.validation.size == sum(map(len, PLAIN.values())) + odd.stat().st_size + 25
+    letters = [stream.array()[stream.array() > 0].size for stream in (found.train, found.validation)]
+    assert sum(letters) == sum(map(len, PLAIN.values())) + odd.stat().st_size
     (line,) = corpus.described(DataConfig(corpus=f"text:{odd}"))
     assert r"caf\udce9.txt" in line
     line.encode()  # it can be printed
@@ -230,7 +231,8 @@ def test_links_that_lead_nowhere_are_named_and_loops_end(tmp_path: Path) -> None
     assert load(f"text:{folder}/**/*.txt").fingerprint == plain
     (folder / "near.txt").symlink_to(outside)  # a file elsewhere, as in the caches of data sets
     linked = load(f"text:{folder}")
-    assert made(70, 30).encode() in linked.train.array().tobytes() + linked.validation.array().tobytes()
+    line = made(70, 30).encode().splitlines()[0]  # of a file that may be cut
+    assert line in linked.train.array().tobytes() + linked.validation.array().tobytes()
     (folder / "dead.txt").symlink_to(tmp_path / "gone")
     for spec in (f"text:{folder}", f"text:{folder}/*.txt", f"text:{folder}/dead.txt"):
         with pytest.raises(InputError, match=r"the link .*dead\.txt leads nowhere"):
