@@ -68,6 +68,7 @@ def test_a_sweep_leaves_the_documented_store(finished: Path) -> None:
         assert record["schema"] == 1
         assert re.fullmatch("[0-9a-f]{16}", record["corpus"])
         assert record["config"]["data"]["fingerprint"] == record["corpus"]
+        assert record["overlap"] == {"window": 64, "share": 0.0, "searched": 1.0}  # a text of random words
         assert record["validation"]["tokens"] == 256
         assert record["exec"]["lanes"] == 4
         assert record["exec"]["versions"]["jax"]
