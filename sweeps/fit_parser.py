@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import disk
 from lab.check import nearest, require
 from sweeps import options as shared
 from sweeps.patience import patience
@@ -119,7 +120,8 @@ def _fit(options: argparse.Namespace) -> int:
         )
     text = json.dumps(found.law.to_dict() | {"cells": cells_of(found)}, indent=1, allow_nan=False) + "\n"
     if out is not None:
-        out.write_text(text)
+        with disk.whole(out) as path:
+            path.write_text(text)
     print(text if options.json else described(found), end="" if options.json else "\n")
     if budgets and not options.json:
         print(_split(found, budgets))
