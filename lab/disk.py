@@ -100,24 +100,25 @@ def held(path: Path) -> Iterator[str | None]:
         InputError: another process holds it; it is named.
     """
     note = None
-    with open(path, "a+") as file:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _IN_USE:
-                file.seek(0)
-                who = f"process {file.read().strip()}".removesuffix("process ") or "another process"
+                holder = os.read(handle, 20).decode(errors="replace").strip()
+                who = f"process {holder}" if holder else "another process"
                 raise InputError(f"{path.parent} is in use by {who}: wait for it, or use another --out") from None
             note = (
-                f"the file system of {path.parent} has no locks ({error.strerror}): "
-                "nothing keeps a second process from it, so start only one"
+                f"the file system of {path.parent} has no locks ({error.strerror}): nothing keeps a second process "
+                "from it, so start only one"
             )
-        with _filled(path):
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+        with contextlib.suppress(OSError):  # who holds it is said where there is room
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
         yield note
+    finally:
+        os.close(handle)
 
 
 def require_folder(path: Path, option: str) -> None:
