@@ -14,10 +14,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from lab import disk, group
+from lab.quiet import quiet_late_callbacks, quiet_threads
 
 T = TypeVar("T")
 
 _OURS = re.compile(r"[0-9]{9,}|final")
+# What Orbax writes around the numbers, at most.
+_OVERHEAD = 1 << 17
 _UNFINISHED = "orbax-checkpoint-tmp"
 
 
@@ -31,13 +34,16 @@ def save(folder: Path, name: str, tree: Any) -> None:
         DiskFull: there is no room; what was written of the new one is deleted, and older ones are left.
     """
     path = folder.absolute() / name
+    if not group.joined():  # parts of a group write to disks of their own
+        disk.require_room(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _OVERHEAD)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with quiet_threads(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, tree, force=True)
     except Exception as error:
         full = disk.full(error, folder)
         if full is None:
             raise
+        quiet_late_callbacks()
         if group.leader():
             _delete(other for other in _ours(folder) if _UNFINISHED in other.name)
         raise full from None

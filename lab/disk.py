@@ -156,6 +156,18 @@ def require_inside(folder: Path, path: Path) -> None:
             )
 
 
+def require_room(folder: Path, size: int) -> None:
+    """Require that so many bytes can be written to a folder, which need not be there yet, as far as its disk says.
+
+    Raises:
+        DiskFull: it says that there is less.
+    """
+    there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    found = os.statvfs(there)
+    if found.f_blocks and found.f_bavail * found.f_frsize < size:  # some file systems count no blocks
+        raise _no_room(errno.ENOSPC, folder)
+
+
 def full(error: BaseException, path: Path) -> DiskFull | None:
     """What to raise for an error, however deep a full disk lies below it; None where it does not."""
     seen: set[int] = set()
@@ -164,12 +176,17 @@ def full(error: BaseException, path: Path) -> DiskFull | None:
         seen.add(id(cause))
         if isinstance(cause, DiskFull):
             return cause
-        known = _FULL.get(getattr(cause, "errno", None) or 0)
-        known = known or (_FULL[errno.ENOSPC] if any(words in str(cause) for words in _FULL_WORDS) else None)
-        if known:
-            return DiskFull(f"{known} the disk of {path}: make room there, and run the same command again")
+        number = getattr(cause, "errno", None)
+        if number in _FULL:
+            return _no_room(number, path)
+        if any(words in str(cause) for words in _FULL_WORDS):
+            return _no_room(errno.ENOSPC, path)
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _no_room(number: int, path: Path) -> DiskFull:
+    return DiskFull(f"{_FULL[number]} the disk of {path}: make room there, and run the same command again")
 
 
 def told(error: OSError) -> str | None:
