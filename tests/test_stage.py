@@ -218,8 +218,8 @@ def test_long_runs_share_what_short_ones_do(base: RunConfig, monkeypatch: pytest
     runs = [
         *budgets(base, (100, 250, 1000), 0.3),
         *budgets(base, (100, 250, 1000), 0.3, optimizer__lr=2.0**-4),
-        *budgets(base, (100, 250, 1000), 0.3, schedule__kind="power"),
-        *budgets(base, (250, 1000), 0.3, schedule__kind="inverse_sqrt"),
+        *budgets(base, (100, 250, 1000), 0.3, schedule__kind="power", optimizer__lr=64.0),  # below its cap throughout
+        *budgets(base, (250, 1000), 0.3, schedule__kind="inverse_sqrt", optimizer__lr=2.0**-3),
         *budgets(base, (1000,), 0.3, schedule__decay_shape="cosine"),
         *[run(resolve(base, schedule__kind="cosine", schedule__steps=n, schedule__decay_steps=None)) for n in (90, 91)],
     ]
