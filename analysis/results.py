@@ -103,9 +103,10 @@ def load(root: Path) -> Results:
         try:
             configs[run_id] = plain(store.read_config(root, run_id))
         except InputError as error:
-            if run_id in records:
-                configs[run_id] = plain(records[run_id]["config"])
-            damaged.append(f"{error}" if run_id in records else f"{error}; until then its run is left out")
+            told = records.get(run_id, {}).get("config")
+            if isinstance(told, dict):
+                configs[run_id] = plain(told)
+            damaged.append(f"{error}" if run_id in configs else f"{error}; until then its run is left out")
     require(bool(configs), f"{root} holds no run that can be read: {damaged[0] if damaged else 'its sweep has none'}")
     sweep = sweep | {"runs": {run_id: sweep["runs"][run_id] for run_id in configs}}
     if any(map(superseded, configs.values())):

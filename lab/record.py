@@ -16,7 +16,6 @@ _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 # What readers of a record take from it.
 _READ: dict[str, type | tuple[type, ...]] = {
     "run_id": str,
-    "config": dict,
     "status": str,
     "validation.loss": _MAYBE,
     "validation.standard_error": _MAYBE,

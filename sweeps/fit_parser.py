@@ -92,7 +92,8 @@ def _fit(options: argparse.Namespace) -> int:
     out, pictures = options.out, options.pictures
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
     require(out is None or not out.is_dir(), f"--out {out} is a folder: give a file, as in {out}/law.json")
-    require(pictures is None or not pictures.is_file(), f"--pictures {pictures} is a file: give a folder")
+    if pictures is not None:
+        disk.require_folder(pictures, "--pictures")
     budgets = _budgets(options)
     needed = ("params", "tokens", "loss") if options.law == "loss" else ("lr", "params", "tokens", "loss")
     runs = load(
