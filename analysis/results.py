@@ -93,7 +93,7 @@ def load(root: Path) -> Results:
     Raises:
         InputError: the folder is not a store, or not one run of it can be read.
     """
-    sweep = store.read_sweep(root)
+    sweep: dict[str, Any] = store.read_sweep(root)
     records, wrong = store.scan(root)
     damaged = [
         f"{line}: it counts as not trained; run lrlab sweep with the same --out again" for line in wrong.values()
@@ -108,7 +108,7 @@ def load(root: Path) -> Results:
                 configs[run_id] = plain(told)
             damaged.append(f"{error}" if run_id in configs else f"{error}; until then its run is left out")
     require(bool(configs), f"{root} holds no run that can be read: {damaged[0] if damaged else 'its sweep has none'}")
-    sweep = sweep | {"runs": {run_id: sweep["runs"][run_id] for run_id in configs}}
+    sweep["runs"] = {run_id: sweep["runs"][run_id] for run_id in configs}
     if any(map(superseded, configs.values())):
         sweep = sweep | {
             "axes": [*sweep["axes"], "numerics"],

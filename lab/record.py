@@ -13,7 +13,8 @@ from lab.identity import run_id
 
 SCHEMA = 1
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
-# What readers of a record take from it.
+_LARGEST = 1e100  # beyond, squares of sums are no numbers
+# What readers of a record take from it; no number in it is below 0.
 _READ: dict[str, type | tuple[type, ...]] = {
     "run_id": str,
     "status": str,
@@ -95,7 +96,8 @@ def problem(found: Mapping[str, Any], run_id: str) -> str | None:
             if not isinstance(value, Mapping) or name not in value:
                 return f"has no {path}"
             value = value[name]
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        number = isinstance(value, (int, float)) and not 0 <= value < _LARGEST
+        if isinstance(value, bool) or not isinstance(value, kinds) or number:
             return f"has {path}={value!r}, which cannot be"
     if found["run_id"] != run_id:
         return f"is the record of another run ({found['run_id']})"

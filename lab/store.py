@@ -17,9 +17,11 @@ DIR/report/                              what `lrlab report` writes
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from typing import Any
 from lab import disk, group
 from lab.check import InputError, require
 from lab.config import RunConfig
+from lab.identity import paths
+from lab.override import ALIASES
 from lab.record import problem
 from lab.text import parsed, plain, shown
 
@@ -144,7 +148,27 @@ def _described(path: Path) -> dict[str, Any] | None:
     except InputError:
         return None
     parts = ("model", "parametrization", "optimizer", "schedule", "data", "evaluation")
-    return found if all(isinstance(found.get(part), dict) for part in parts) else None
+    whole = all(isinstance(found.get(part), dict) for part in parts)
+    flat = found | {f"{part}.{name}": value for part in parts if whole for name, value in found[part].items()}
+    return found if whole and all(_can_be(name, value) for name, value in flat.items()) else None
+
+
+def _can_be(name: str, value: Any) -> bool:
+    """Whether a field that holds a number has one, or nothing; what a version of this program does not know may be."""
+    kinds = _numeric().get(name)
+    return kinds is None or value is None or (isinstance(value, kinds) and not isinstance(value, bool))
+
+
+@functools.cache
+def _numeric() -> dict[str, tuple[type, ...]]:
+    """The fields of a run that hold numbers, under the names that points have, and the types that these may have."""
+    fields = paths(RunConfig)
+    found: dict[str, tuple[type, ...]] = {}
+    for name, hint in (fields | {alias: fields[names[0]] for alias, names in ALIASES.items()}).items():
+        kinds = set(typing.get_args(hint) or (hint,))
+        if kinds <= {int, float, type(None)}:
+            found[name] = (int, float) if float in kinds else (int,)
+    return found
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -178,8 +202,17 @@ def read_sweep(root: Path) -> dict[str, Any]:
     for run_id, point in found["runs"].items():
         _require_name(run_id, f"{path}: the run", _SWEEP_AGAIN)
         require(isinstance(point, dict), f"{path}: the run {run_id} has no point: {_SWEEP_AGAIN}")
+        for name, value in point.items():
+            require(
+                _can_be(name, value) and not isinstance(value, dict),
+                f"{path}: the run {run_id} has {shown(name)}={value!r}, which cannot be: {_SWEEP_AGAIN}",
+            )
+    known = {*paths(RunConfig), *ALIASES}
     for name in (*found["axes"], *found["optimum_axes"]):
-        require(isinstance(name, str), f"{path}: {name!r} is no name of an axis: {_SWEEP_AGAIN}")
+        require(
+            isinstance(name, str) and name in known,
+            f"{path}: {name!r} is no setting of a run, and so no axis: {_SWEEP_AGAIN}",
+        )
     require(bool(found["optimum_axes"]), f"{path} has no axis of the optimum: {_SWEEP_AGAIN}")
     return plain(found)
 

@@ -76,6 +76,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "yes for a loss": (lambda path: changed(path, validation__loss=True), "validation.loss=True, which cannot be"),
     "a list for N": (lambda path: changed(path, parameters__non_embedding=[1]), "parameters.non_embedding=[1]"),
     "done without a loss": (lambda path: changed(path, validation__loss=None), "status=done and validation.loss=None"),
+    "a negative N": (lambda path: changed(path, parameters__non_embedding=-5), "non_embedding=-5, which cannot be"),
+    "a loss beyond squares": (lambda path: changed(path, validation__loss=1e200), "loss=1e+200, which cannot be"),
     "another word": (lambda path: changed(path, status="finished"), "status='finished', which is not done or diverged"),
     "of another run": (
         lambda path: changed(path, run_id="0123456789ab"),
@@ -137,7 +139,7 @@ def test_the_next_launch_trains_a_broken_run_anew_and_keeps_what_was_there(base:
 def test_a_broken_configuration_is_that_of_the_record_or_leaves_its_run_out(root: Path) -> None:
     with_record, without = (path.parent for path in record_files(root)[:2])
     (with_record / "config.json").write_text("{")
-    (without / "config.json").write_text('{"model": 3}')
+    changed(without / "config.json", model__width="wide")
     (without / "record.json").unlink()
     found = load(root)
     assert len(found.frame) == 5
@@ -180,7 +182,12 @@ def test_names_of_runs_and_units_stay_in_the_store(root: Path, tmp_path: Path, n
         ({"runs": []}, "has no runs as a sweep has it"),
         ({"runs": ...}, "has no runs as a sweep has it"),
         ({"axes": "seed"}, "has no axes as a sweep has it"),
-        ({"axes": [1]}, "1 is no name of an axis"),
+        ({"axes": [1]}, "1 is no setting of a run, and so no axis"),
+        ({"axes": ["model.width", "a/b"]}, "'a/b' is no setting of a run"),
+        ({"optimum_axes": ["model.weird"]}, "'model.weird' is no setting of a run"),
+        ({"runs": {"abc": {"optimizer.lr": "high"}}}, "the run abc has optimizer.lr='high', which cannot be"),
+        ({"runs": {"abc": {"seed": 0.5}}}, "the run abc has seed=0.5, which cannot be"),
+        ({"runs": {"abc": {"model.width": {}}}}, "the run abc has model.width={}, which cannot be"),
         ({"optimum_axes": []}, "has no axis of the optimum"),
         ({"name": None}, "has no name as a sweep has it"),
         ({"runs": {"abc": 3}}, "the run abc has no point"),

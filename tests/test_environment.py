@@ -71,12 +71,12 @@ def test_the_words_of_what_holds_are_those_of_jax() -> None:
 
 
 def test_programs_run_as_without_a_shell_whatever_the_caller_has_set() -> None:
+    names = ("jax_debug_nans", "jax_numpy_dtype_promotion", "jax_default_matmul_precision")
     with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"), jax.default_matmul_precision("highest"):
         with environment.pinned():
-            assert jax.config.jax_debug_nans is False
-            assert jax.config.jax_numpy_dtype_promotion == "standard"
-            assert jax.config.jax_default_matmul_precision is None
-        assert jax.config.jax_debug_nans  # the control: it is the caller's again
+            assert [getattr(jax.config, name) for name in names] == [False, "standard", None]
+        # The control: they are the caller's again.
+        assert [getattr(jax.config, name) for name in names] == [True, "strict", "highest"]
 
 
 def test_flags_are_recorded_where_they_can_change_numbers() -> None:
