@@ -75,7 +75,20 @@ class StopRequest:
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            _leave_terminal()
         self.asked = True
+
+
+def _leave_terminal() -> None:
+    """Send what would go to a terminal that is closed nowhere: a line that fails must not cost the resume point."""
+    for handle in (1, 2):
+        try:
+            os.write(handle, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, handle)
+            os.close(nowhere)
 
 
 def work(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -197,3 +198,21 @@ def test_the_supervisor_passes_a_hang_up_on(monkeypatch: pytest.MonkeyPatch) -> 
         for number, handler in zip((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), before, strict=True):
             signal.signal(number, handler)
     assert sent == [signal.SIGHUP]
+
+
+def test_lines_to_a_closed_terminal_go_nowhere() -> None:
+    ours, theirs = pty.openpty()
+    kept = os.dup(1)
+    try:
+        os.dup2(theirs, 1)
+        os.close(ours)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(1, b"x")  # the control: what a line would have met
+        worker._leave_terminal()
+        assert os.write(1, b"x") == 1
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(theirs)
+    worker._leave_terminal()
+    assert os.fstat(1).st_ino != os.stat(os.devnull).st_ino  # what is open stays
