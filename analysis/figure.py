@@ -15,6 +15,7 @@ from analysis.horizon import SAME_BUDGET, Horizon, Member
 from analysis.inferiority import Comparison
 from analysis.results import axis_label, describe
 from analysis.transfer import Transfer
+from lab import disk
 
 # Sequential and colour-blind safe: a numeric axis reads as an order.
 _COLOURS = "viridis"
@@ -214,8 +215,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(paths[0], dpi=150, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
+        with disk.whole(paths[0]) as path:
+            figure.savefig(path, dpi=150, metadata={"Software": None})
+        with disk.whole(paths[1]) as path:
+            figure.savefig(path, metadata={"Date": None})
     return paths
 
 

@@ -21,6 +21,7 @@ from analysis.power.law import PowerLaw
 from analysis.runs.optima import CellOptimum, Optima
 from analysis.runs.source import Runs
 from analysis.target import Target, Targets
+from lab import disk
 
 _MOST_CELLS = 60  # panels of one picture
 _COLUMNS = 6
@@ -45,7 +46,8 @@ def draw(found: Fit, runs: Runs, folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120)
+        with disk.whole(paths[-1]) as path:
+            figure.savefig(path, dpi=120)
     return paths
 
 

@@ -17,6 +17,7 @@ from analysis.regret import KEEPS
 from analysis.results import Results, axis_label, describe, load
 from analysis.sharpness.section import Section, sections
 from analysis.transfer import MOVES, TRANSFERS, Transfer, transfer_json, transfers
+from lab import disk
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -105,9 +106,19 @@ def read(root: Path, noise: Noise | None = None) -> Report:
 
 
 def write(root: Path, noise: Noise | None = None) -> tuple[Report, Path]:
-    """Write `DIR/report/` (figures, `summary.json`, `report.html`) and give the page's path."""
+    """Write `DIR/report/` (figures, `summary.json`, `report.html`) and give the page's path.
+
+    Raises:
+        InputError: as `read`, or the folder is a link that leads out of the store.
+        DiskFull: there is no room; older files are left as they were.
+    """
     report = read(root, noise)
     folder = root / "report"
+    disk.require_inside(root, folder)
+    disk.require_folder(folder, "the report's place")
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        disk.require_inside(root, path)
     pictures = [figure.save(figure.curves(report.cells, report.results.optimum_axis), folder, "curves")]
     for axis in sorted({drift.axis for drift in report.drifts}):
         drawn = figure.optima(report.cells, axis, report.results.optimum_axis, report.transfers)
@@ -119,9 +130,9 @@ def write(root: Path, noise: Noise | None = None) -> tuple[Report, Path]:
         ]
         for number, one in enumerate(report.sharpness, start=1)
     ]
-    (folder / "summary.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
+    disk.write_atomic(folder / "summary.json", (json.dumps(report.summary(), indent=1) + "\n").encode())
     page = folder / "report.html"
-    page.write_text(_page(report, [paths[0] for paths in pictures], measured))
+    disk.write_atomic(page, _page(report, [paths[0] for paths in pictures], measured).encode(errors="replace"))
     return report, page
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from lab import store
+from lab.check import InputError, require
 from lab.config.run import superseded
+from lab.text import plain, shown
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
 SMOKE_STEPS = 2  # of a run that only shows that it can be trained
@@ -36,6 +38,7 @@ class Results:
     frame: pd.DataFrame
     records: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, Any]]
+    damaged: tuple[str, ...] = ()
 
     @property
     def cell_axes(self) -> tuple[str, ...]:
@@ -53,9 +56,9 @@ class Results:
 
     @property
     def notes(self) -> list[str]:
-        """Lines on a smoke, and on runs that were trained with other numerics."""
+        """Lines on damaged files, on a smoke, and on runs that were trained with other numerics."""
         told = [f"a smoke: no run has more than {SMOKE_STEPS} updates, which show no optimum"] if self.smoke else []
-        return told + self._of_old
+        return [*self.damaged, *told, *self._of_old]
 
     @property
     def _of_old(self) -> list[str]:
@@ -85,20 +88,35 @@ class Results:
 
 
 def load(root: Path) -> Results:
-    """Read a store, finished or not.
+    """Read a store, finished or not.  What is damaged is named in `notes`, and its run pending or left out.
 
     Raises:
-        InputError: the folder is not a store, or a record is damaged.
+        InputError: the folder is not a store, or not one run of it can be read.
     """
-    sweep, records = store.read_sweep(root), store.read_records(root)
-    configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
+    sweep: dict[str, Any] = store.read_sweep(root)
+    records, wrong = store.scan(root)
+    damaged = [
+        f"{line}: it counts as not trained; run lrlab sweep with the same --out again" for line in wrong.values()
+    ]
+    configs: dict[str, dict[str, Any]] = {}
+    for run_id in sweep["runs"]:
+        try:
+            configs[run_id] = plain(store.read_config(root, run_id))
+        except InputError as error:
+            told = records.get(run_id, {}).get("config")
+            if isinstance(told, dict):
+                configs[run_id] = plain(told)
+            damaged.append(f"{error}" if run_id in configs else f"{error}; until then its run is left out")
+    require(bool(configs), f"{root} holds no run that can be read: {damaged[0] if damaged else 'its sweep has none'}")
+    sweep["runs"] = {run_id: sweep["runs"][run_id] for run_id in configs}
     if any(map(superseded, configs.values())):
         sweep = sweep | {
             "axes": [*sweep["axes"], "numerics"],
             "runs": {run: point | {"numerics": _numerics(configs[run])} for run, point in sweep["runs"].items()},
         }
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
-    return Results(sweep, _with_durations(pd.DataFrame(rows), sweep["axes"]), records, configs)
+    frame = _with_durations(pd.DataFrame(rows), sweep["axes"])
+    return Results(sweep, frame, records, configs, tuple(map(shown, damaged)))
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

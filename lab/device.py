@@ -3,9 +3,9 @@
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from lab.check import require
+from lab.check import InputError, require
 from lab.config import ExecConfig, MeshConfig, ModelConfig
 from lab.config.mesh import ONE
 from lab.model import Forward
@@ -124,16 +124,41 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def platform() -> Literal["cpu", "gpu", "tpu"]:
-    """The kind of the default JAX device."""
+def devices() -> list[Any]:
+    """JAX's devices, of all processes.
+
+    Raises:
+        InputError: there are none of the kind that `JAX_PLATFORMS` asks for.
+    """
     import jax
 
-    found = jax.default_backend()
-    return found if found in ("cpu", "tpu") else "gpu"  # type: ignore[return-value]
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.read("jax_platforms")
+        if not asked:
+            raise
+        line = (str(error).strip().splitlines() or ["it finds none"])[0]
+        raise InputError(
+            f"JAX_PLATFORMS={asked}, and JAX has no such device here ({line}): unset it, or install what drives the "
+            "device (lrlab doctor, once it is unset, names the extras that are missing)"
+        ) from None
+
+
+def platform() -> Literal["cpu", "gpu", "tpu"]:
+    """The kind of the default JAX device.
+
+    Raises:
+        InputError: as `devices`.
+    """
+    found = devices()[0].platform
+    return found if found in ("cpu", "tpu") else "gpu"
 
 
 def device_count() -> int:
-    """JAX devices of all processes."""
-    import jax
+    """JAX devices of all processes.
 
-    return jax.device_count()
+    Raises:
+        InputError: as `devices`.
+    """
+    return len(devices())

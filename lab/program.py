@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lab import agreement, sharding
+from lab import agreement, environment, sharding
 from lab.config import MeshConfig, ModelConfig, RunConfig
 from lab.config.mesh import ONE
 from lab.initializer import initial_params
@@ -102,9 +102,9 @@ class Program:
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """Its mesh is set; float64 programs see 64-bit numbers, and others do not."""
+        """Its mesh is set; float64 programs see 64-bit numbers, and others do not; nothing else of JAX is set."""
         mesh = jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
-        with jax.enable_x64(self.shape.dtype == "float64"), mesh:
+        with environment.pinned(), jax.enable_x64(self.shape.dtype == "float64"), mesh:
             yield
 
     def lanes(self, configs: Sequence[RunConfig]) -> tuple[Lane, tuple[int, ...]]:

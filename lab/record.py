@@ -3,15 +3,31 @@
 import dataclasses
 import importlib.metadata
 import platform as host
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab import count
+from lab import count, environment
 from lab.config import ExecConfig, RunConfig
 from lab.identity import run_id
 from lab.overlap import Overlap
 
 SCHEMA = 1
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_LARGEST = 1e100  # beyond, squares of sums are no numbers
+# What readers of a record take from it; no number in it is below 0.
+_READ: dict[str, type | tuple[type, ...]] = {
+    "run_id": str,
+    "status": str,
+    "validation.loss": _MAYBE,
+    "validation.standard_error": _MAYBE,
+    "train_loss": _MAYBE,
+    "diverged_step": (int, type(None)),
+    "parameters.non_embedding": int,
+    "tokens": int,
+    "times.seconds": _NUMBER,
+    "trunk_id": (str, type(None)),
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lr-scaling-lab")
 
 
@@ -73,6 +89,27 @@ def versions() -> dict[str, str]:
     return found
 
 
+def problem(found: Mapping[str, Any], run_id: str) -> str | None:
+    """What is wrong with a run's record, as the end of a line that begins with its file; None: it can be used."""
+    for path, kinds in _READ.items():
+        value: Any = found
+        for name in path.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                return f"has no {path}"
+            value = value[name]
+        number = isinstance(value, (int, float)) and not 0 <= value < _LARGEST
+        if isinstance(value, bool) or not isinstance(value, kinds) or number:
+            return f"has {path}={value!r}, which cannot be"
+    if found["run_id"] != run_id:
+        return f"is the record of another run ({found['run_id']})"
+    status, loss = found["status"], found["validation"]["loss"]
+    if status not in ("done", "diverged"):
+        return f"has status={status!r}, which is not done or diverged"
+    if (status == "done") != (loss is not None):
+        return f"has status={status} and validation.loss={loss}, which cannot both be"
+    return None
+
+
 def record(
     config: RunConfig,
     result: Result,
@@ -89,7 +126,7 @@ def record(
         "run_id": run_id(config),
         "schema": SCHEMA,
         "config": dataclasses.asdict(config),
-        "exec": where | {"versions": versions()},
+        "exec": where | {"versions": versions(), "environment": environment.recorded(provenance.platform)},
         "corpus": config.data.fingerprint,
         "overlap": None if overlap is None else dataclasses.asdict(overlap),
         "parameters": {

@@ -11,6 +11,7 @@ Sources: WSD and Power are Eqs. 2, 7 and 8 of Power Scheduler (arXiv 2408.13359)
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -119,9 +120,45 @@ def relative_law(schedule: ScheduleConfig, *, lr: float, tokens_per_step: int) -
     return float(power_law(schedule.power_coefficient, schedule.power_exponent, beta, tokens_per_step)) / lr
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a run's rates and decays follow from, and nothing else of it."""
+
+    schedule: ScheduleConfig
+    lr: float
+    weight_decay: float
+    independent: bool
+    tokens_per_step: int
+
+    @property
+    def parts(self) -> tuple[Piece, ...]:
+        """The schedule's pieces."""
+        return pieces(self.schedule, self._law)
+
+    def rates(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Base learning rates of updates start..stop-1, float64."""
+        return self.lr * factors(self.schedule, start, stop, law=self._law)
+
+    def decays(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """What `decays` says, of updates start..stop-1, float64."""
+        per_update = factors(self.schedule, start, stop, law=self._law) if self.independent else self.rates(start, stop)
+        return self.weight_decay * per_update
+
+    @property
+    def _law(self) -> float:
+        return relative_law(self.schedule, lr=self.lr, tokens_per_step=self.tokens_per_step)
+
+
+def course(config: RunConfig) -> Course:
+    """The course of a resolved run."""
+    optimizer = config.optimizer
+    independent = not entry(OF_RATE, optimizer.decay, "optimizer.decay")
+    return Course(config.schedule, optimizer.lr, optimizer.weight_decay, independent, config.data.tokens_per_step)
+
+
 def rates(config: RunConfig) -> np.ndarray:
     """Base learning rate of every update of a run, float64 of shape [T]."""
-    return config.optimizer.lr * _run_factors(config)
+    return course(config).rates()
 
 
 def decays(config: RunConfig) -> np.ndarray:
@@ -129,14 +166,7 @@ def decays(config: RunConfig) -> np.ndarray:
 
     independent: `factor(i) * weight_decay`; otherwise `lr(i) * weight_decay`.
     """
-    optimizer = config.optimizer
-    of_rate = entry(OF_RATE, optimizer.decay, "optimizer.decay")
-    return optimizer.weight_decay * (rates(config) if of_rate else _run_factors(config))
-
-
-def _run_factors(config: RunConfig) -> np.ndarray:
-    law = relative_law(config.schedule, lr=config.optimizer.lr, tokens_per_step=config.data.tokens_per_step)
-    return factors(config.schedule, law=law)
+    return course(config).decays()
 
 
 def _power(schedule: ScheduleConfig, law: float | None) -> Law:

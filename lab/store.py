@@ -3,6 +3,7 @@
 DIR/sweep.json                           what the sweep asks, its axes, its runs
 DIR/runs/<run_id>/config.json            the resolved configuration
 DIR/runs/<run_id>/record.json            the result: written once, never changed
+DIR/runs/<run_id>/record.json.damaged    what stood there and was no record, when the run was trained anew
 DIR/runs/<run_id>/curve.csv              training loss, gradient norm and rate per update
 DIR/runs/<run_id>/log.csv                of `lrlab train`: loss, throughput and utilisation along the run
 DIR/runs/<run_id>/validation.csv         of `lrlab train`: validation along the run, and at its end
@@ -16,29 +17,53 @@ DIR/report/                              what `lrlab report` writes
 
 import contextlib
 import dataclasses
-import fcntl
+import functools
 import json
 import os
-import tempfile
+import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab import group
+from lab import disk, group
 from lab.check import InputError, require
 from lab.config import RunConfig
+from lab.identity import paths
+from lab.override import ALIASES
+from lab.record import problem
+from lab.text import parsed, plain, shown
+
+# Names of runs and units, which are folders of the store and nothing beyond it.
+NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
+_AGAIN = "run lrlab sweep with the same --out to write it again"
+_SWEEP_AGAIN = "delete it and run lrlab sweep with the same --out to write it again"
+_SWEEP: dict[str, type] = {"name": str, "question": str, "runs": dict, "axes": list, "optimum_axes": list, "base": str}
 
 
 def run_folder(root: Path, run_id: str) -> Path:
+    """Where a run's files are.
+
+    Raises:
+        InputError: the name is none of a run, and could lead out of the store.
+    """
+    _require_name(run_id, f"{root}:", _AGAIN)
     return root / "runs" / run_id
 
 
 def unit_folder(root: Path, unit_id: str) -> Path:
+    _require_name(unit_id, f"{root}:", _AGAIN)
     return root / "units" / unit_id
 
 
 def fork_folder(root: Path, unit_id: str) -> Path:
     return unit_folder(root, unit_id) / "fork"
+
+
+def unit_ids(root: Path, part: str) -> list[str]:
+    """The units of a store that have a file or folder of that name; other things that lie among them are none."""
+    found = (path.parent.name for path in (root / "units").glob(f"*/{part}"))
+    return sorted(name for name in found if NAME.fullmatch(name))
 
 
 def point_file(root: Path, run_id: str, probe_id: str, step: int) -> Path:
@@ -47,51 +72,22 @@ def point_file(root: Path, run_id: str, probe_id: str, step: int) -> Path:
 
 
 def create_exclusive(path: Path, data: bytes) -> bool:
-    """Write a file that did not exist; False if it does, which is then left as it is.  Of a group, process 0 writes.
-
-    The bytes are complete and on disk before the name appears (temporary file, fsync, link, fsync of the folder).
-    """
-    if not group.leader():
-        return True
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-    finally:
-        os.unlink(temporary)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
+    """`disk.create_exclusive`; of a group, process 0 writes."""
+    return disk.create_exclusive(path, data) if group.leader() else True
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write or replace a file; a reader sees the old bytes or the new ones.  Of a group, process 0 writes."""
-    if not group.leader():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """`disk.write_atomic`; of a group, process 0 writes."""
+    if group.leader():
+        disk.write_atomic(path, data)
 
 
 def write_config(root: Path, run_id: str, config: RunConfig) -> None:
-    """Store a planned run's configuration, once."""
+    """Store a planned run's configuration, once; one that cannot be read is written again."""
     path = run_folder(root, run_id) / "config.json"
-    if not path.exists():
-        create_exclusive(path, pretty(dataclasses.asdict(config)))
+    disk.require_inside(root, path)
+    if _described(path) is None:
+        write_atomic(path, pretty(dataclasses.asdict(config)))
 
 
 def write_record(root: Path, record: dict[str, Any]) -> bool:
@@ -100,45 +96,129 @@ def write_record(root: Path, record: dict[str, Any]) -> bool:
 
 
 def read_records(root: Path) -> dict[str, dict[str, Any]]:
-    """Every finished run's record, by run_id.
+    """Every finished run's record, by run_id, without those that `scan` finds damaged."""
+    return scan(root)[0]
 
-    Raises:
-        InputError: a record that is not readable JSON; the file and the remedy are named.
-    """
-    found = {}
+
+def scan(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """(records, what is wrong with the damaged ones) by run_id; what is no run's folder is none of ours."""
+    found: dict[str, dict[str, Any]] = {}
+    damaged: dict[str, str] = {}
     for path in sorted((root / "runs").glob("*/record.json")):
-        found[path.parent.name] = read_json(path, "delete it and run the sweep again to get it back")
-    return found
+        run_id = path.parent.name
+        if not NAME.fullmatch(run_id):
+            continue
+        try:
+            disk.require_inside(root, path)
+            value = read_json(path, "")
+        except InputError as error:
+            damaged[run_id] = str(error).removesuffix(": ")
+            continue
+        wrong = problem(value, run_id)
+        if wrong is None:
+            found[run_id] = value
+        else:
+            damaged[run_id] = f"{path} {wrong}"
+    return found, damaged
+
+
+def set_aside(root: Path, run_id: str) -> None:
+    """Take a damaged record out of the way of a new one; it is kept as `record.json.damaged`."""
+    path = run_folder(root, run_id) / "record.json"
+    os.replace(path, path.with_name("record.json.damaged"))
 
 
 def read_config(root: Path, run_id: str) -> dict[str, Any]:
-    """A planned run's configuration."""
-    return read_json(run_folder(root, run_id) / "config.json", "run lrlab sweep with the same --out to write it again")
+    """A planned run's configuration.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    path = run_folder(root, run_id) / "config.json"
+    disk.require_inside(root, path)
+    found = read_json(path, _AGAIN)
+    require(_described(path) is not None, f"{path} does not describe a run: {_AGAIN}")
+    return found
+
+
+def _described(path: Path) -> dict[str, Any] | None:
+    """A run's configuration, if its file has every part of one."""
+    try:
+        found = read_json(path, _AGAIN)
+    except InputError:
+        return None
+    parts = ("model", "parametrization", "optimizer", "schedule", "data", "evaluation")
+    whole = all(isinstance(found.get(part), dict) for part in parts)
+    flat = found | {f"{part}.{name}": value for part in parts if whole for name, value in found[part].items()}
+    return found if whole and all(_can_be(name, value) for name, value in flat.items()) else None
+
+
+def _can_be(name: str, value: Any) -> bool:
+    """Whether a field that holds a number has one, or nothing; what a version of this program does not know may be."""
+    kinds = _numeric().get(name)
+    return kinds is None or value is None or (isinstance(value, kinds) and not isinstance(value, bool))
+
+
+@functools.cache
+def _numeric() -> dict[str, tuple[type, ...]]:
+    """The fields of a run that hold numbers, under the names that points have, and the types that these may have."""
+    fields = paths(RunConfig)
+    found: dict[str, tuple[type, ...]] = {}
+    for name, hint in (fields | {alias: fields[names[0]] for alias, names in ALIASES.items()}).items():
+        kinds = set(typing.get_args(hint) or (hint,))
+        if kinds <= {int, float, type(None)}:
+            found[name] = (int, float) if float in kinds else (int,)
+    return found
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file; the rules of `text.parsed`.
 
     Raises:
         InputError: it is not one; the remedy is named.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parsed(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}): {remedy}") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path} is not readable JSON ({said}): {remedy}") from None
     require(isinstance(value, dict), f"{path} does not hold a JSON object: {remedy}")
     return value
 
 
 def read_sweep(root: Path) -> dict[str, Any]:
-    """`sweep.json` of a store.
+    """`sweep.json` of a store; what a terminal would act on is written out in its texts.
 
     Raises:
-        InputError: the folder is not a store.
+        InputError: the folder is not a store, or what it says of itself cannot be.
     """
     path = root / "sweep.json"
     require(path.is_file(), f"{root} holds no sweep (no sweep.json): give the folder of lrlab sweep --out")
-    return read_json(path, "run lrlab sweep with the same --out to write it again")
+    for name in ("sweep.json", "runs", "units"):
+        disk.require_inside(root, root / name)
+    found = read_json(path, _SWEEP_AGAIN)
+    for name, kind in _SWEEP.items():
+        require(isinstance(found.get(name), kind), f"{path} has no {name} as a sweep has it: {_SWEEP_AGAIN}")
+    for run_id, point in found["runs"].items():
+        _require_name(run_id, f"{path}: the run", _SWEEP_AGAIN)
+        require(isinstance(point, dict), f"{path}: the run {run_id} has no point: {_SWEEP_AGAIN}")
+        for name, value in point.items():
+            require(
+                _can_be(name, value) and not isinstance(value, dict),
+                f"{path}: the run {run_id} has {shown(name)}={value!r}, which cannot be: {_SWEEP_AGAIN}",
+            )
+    known = {*paths(RunConfig), *ALIASES}
+    for name in (*found["axes"], *found["optimum_axes"]):
+        require(
+            isinstance(name, str) and name in known,
+            f"{path}: {name!r} is no setting of a run, and so no axis: {_SWEEP_AGAIN}",
+        )
+    require(bool(found["optimum_axes"]), f"{path} has no axis of the optimum: {_SWEEP_AGAIN}")
+    return plain(found)
+
+
+def _require_name(name: str, what: str, remedy: str) -> None:
+    require(bool(NAME.fullmatch(name)), f"{what} {shown(name)!r} is no name of a run: {remedy}")
 
 
 def pretty(value: dict[str, Any]) -> bytes:
@@ -147,26 +227,18 @@ def pretty(value: dict[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[str | None]:
     """Hold a store for one launcher on this machine; of a group, process 0 holds it.
 
+    Yields a note where the file system has no locks, else None.
+
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or the folder cannot be.
     """
     if not group.leader():
-        yield
+        yield None
         return
+    disk.require_folder(root, "--out")
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise InputError(
-                f"{root} is in use by process {file.read().strip()}: wait for it, or use another --out"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    with disk.held(root / ".lock") as note:
+        yield note

@@ -31,13 +31,19 @@ def load(config: DataConfig, begun: Begun) -> corpus.Corpus:
 
 
 def _stated(root: Path) -> list[list[Any]]:
-    if not (root / "sweep.json").is_file():
-        return []
     found = set()
-    for run_id in store.read_sweep(root)["runs"]:
+    for run_id in _runs(root):
         try:
             data = store.read_config(root, run_id)["data"]
             found.add((data["corpus"], data["tokenizer"], float(data["validation_fraction"]), data["fingerprint"]))
         except (InputError, KeyError, TypeError, ValueError):
             continue  # whoever needs this run says what is wrong with it
     return [list(row) for row in sorted(found)]
+
+
+def _runs(root: Path) -> list[str]:
+    """The runs of a store; where its sweep.json was deleted, those that have a folder."""
+    if (root / "sweep.json").is_file():
+        return list(store.read_sweep(root)["runs"])
+    folder = root / "runs"
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

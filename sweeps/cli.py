@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lab import disk, environment
 from lab.check import InputError, nearest, require
 from lab.quiet import quiet_absent_tpu, quiet_logs
+from lab.text import shown
 from sweeps import (
     compare_parser,
     fit_parser,
@@ -42,6 +44,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.  Gives its exit status: 0 fine, 1 something failed, 2 wrong input, 130 interrupted."""
     quiet_absent_tpu()
+    for line in environment.pin():
+        print(f"note: {shown(line)}", file=sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser, commands = _parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
@@ -51,21 +55,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group_options.asked(options) and not supervisor.supervised():
             return supervisor.supervise(arguments, group_options.group_of(options).heartbeat)
         return options.run(options)
+    except disk.DiskFull as error:
+        group_options.leave(error)
+        _told(str(error))
+        return 1
     except InputError as error:
-        print(f"lrlab: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except PermissionError as error:
-        print(f"lrlab: error: {error.filename} cannot be written: check its permissions", file=sys.stderr)
+        _told(str(error))
         return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        group_options.leave(error)
+        line = disk.told(error)
+        if line is None:
+            raise
+        _told(line)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         group_options.leave(error)
         raise
+
+
+def _told(line: str) -> None:
+    print(f"lrlab: error: {shown(' '.join(line.split()))}", file=sys.stderr)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
@@ -157,10 +173,8 @@ def _sweep(options: argparse.Namespace) -> int:
         options.dry_run or options.out is not None,
         "--out is missing: say where the records go, as in --out results/NAME",
     )
-    require(
-        options.out is None or not options.out.exists() or options.out.is_dir(),
-        f"--out {options.out} is a file: give a folder",
-    )
+    if options.out is not None:
+        disk.require_folder(options.out, "--out")
     changes = settings.parse(options.settings)
     if options.keep:
         changes["exec.keep"] = [options.keep]
@@ -235,7 +249,7 @@ def _report(options: argparse.Namespace) -> int:
         print(json.dumps(found.summary(), indent=1))
     else:
         show(found)
-        print(f"report: {page}")
+        print(shown(f"report: {page}"))
     if options.open:
         import webbrowser
 
@@ -257,8 +271,9 @@ def _export(options: argparse.Namespace) -> int:
     found = load(options.dir)
     frame = found.frame
     require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
-    frame.to_csv(options.csv, index=False)
-    print("\n".join([f"{len(frame)} runs in {options.csv}", *found.notes]))
+    with disk.whole(options.csv) as path:
+        frame.to_csv(path, index=False)
+    print("\n".join([shown(f"{len(frame)} runs in {options.csv}"), *found.notes]))
     return 0
 
 

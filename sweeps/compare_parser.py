@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import disk
 from lab.check import require
 from sweeps import settings
 
@@ -34,7 +35,8 @@ def _compare(options: argparse.Namespace) -> int:
     from analysis.results import load
 
     out: Path | None = options.out
-    require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
+    if out is not None:
+        disk.require_folder(out, "--out")
     margin: float | None = options.margin
     require(margin is None or margin > 0, f"--margin {margin} is not positive: give per cent of loss, as in 0.2")
     found = compare(

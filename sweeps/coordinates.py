@@ -20,7 +20,7 @@ import numpy as np
 
 from analysis import figure
 from analysis.slope import Slope, slope
-from lab import corpus
+from lab import corpus, disk
 from lab.check import require
 from lab.config import RunConfig
 from lab.coordinates import trajectories
@@ -342,7 +342,7 @@ def write(found: Verdict, folder: Path) -> None:
     """Write `coordinates.png` and `.svg`, and every curve as `coordinates.csv`."""
     drawn = figure.coordinates(found.check.axis, found.check.sizes, found.curves, found.expected())
     figure.save(drawn, folder, "coordinates")
-    with (folder / "coordinates.csv").open("w", newline="") as file:
+    with disk.whole(folder / "coordinates.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("statistic", found.check.axis, "seed", "step", "rms"))
         for name, values in found.curves.items():

@@ -4,7 +4,8 @@ import importlib.util
 import os
 from typing import Any
 
-from lab.device import host_memory
+from lab import environment
+from lab.device import devices, host_memory, platform
 from lab.record import versions
 
 # extra -> (package that it brings, what it would give)
@@ -19,17 +20,22 @@ EXTRAS: dict[str, tuple[str, str]] = {
 
 
 def examine() -> dict[str, Any]:
-    """Everything that `lrlab doctor` prints, as plain data."""
+    """Everything that `lrlab doctor` prints, as plain data.
+
+    Raises:
+        InputError: JAX has no device of the kind that is asked for.
+    """
     import jax
 
-    devices = jax.devices()
+    found = devices()
     missing = {extra: gives for extra, (package, gives) in EXTRAS.items() if importlib.util.find_spec(package) is None}
     return {
         "backend": jax.default_backend(),
-        "devices": [{"kind": device.device_kind, "memory_gib": _device_gib(device)} for device in devices],
+        "devices": [{"kind": device.device_kind, "memory_gib": _device_gib(device)} for device in found],
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(host_memory() / 2**30, 1),
         "versions": versions(),
+        "environment": environment.recorded(platform()),
         "missing_extras": missing,
     }
 
@@ -43,6 +49,7 @@ def text(found: dict[str, Any]) -> str:
             for device in found["devices"]
         ),
         f"host      {found['cpu_cores']} cores, {found['memory_gib']} GiB",
+        *(f"shell     {name}={value}" for name, value in found["environment"].items()),
         *(f"version   {name} {version}" for name, version in found["versions"].items()),
         *(
             f"missing   extra {extra}: would give {gives} (pip install 'lr-scaling-lab[{extra}]')"

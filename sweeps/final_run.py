@@ -7,13 +7,14 @@ mesh, platform or number of parts of the batch.
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lab import checkpoint, group, store
+from lab import checkpoint, disk, group, store
 from lab.check import InputError, require
 from lab.config import ExecConfig, RunConfig
 from lab.config.run import superseded
@@ -107,6 +108,7 @@ def train(
     sweep = _settled(sweep, root)
     (run,) = resolved(sweep, smoke=smoke)
     machine = this_machine()
+    disk.require_folder(root, "--out")
     if (root / "sweep.json").is_file():
         held = set(store.read_sweep(root)["runs"])
         require(held == {run.run_id}, f"{root} holds {_told(held, root)}, not {run.run_id}: use another --out")
@@ -148,17 +150,23 @@ def _adopt(root: Path, unit: plan.Unit) -> None:
     """
     mine = store.unit_folder(root, unit.unit_id) / "checkpoints"
     found = []
-    for path in (root / "units").glob("*/checkpoints"):
-        other = saved.read_unit(root, path.parent.name)
+    for unit_id in store.unit_ids(root, "checkpoints"):
+        path = store.unit_folder(root, unit_id) / "checkpoints"
+        if not checkpoint.names(path):
+            continue
+        other = saved.read_unit(root, unit_id)
         same = other.execution.lanes == 1 and [run.run_id for run in other.runs] == [run.run_id for run in unit.runs]
         steps = [name for name in checkpoint.names(path) if name != saved.FINAL]
         if same and steps:
             found.append((steps[-1], path == mine, path))
     if not found or max(found)[2] == mine:
         return
+    theirs = max(found)[2]
+    saved.require_same_environment(root, [dataclasses.replace(unit, unit_id=theirs.parent.name)])
     checkpoint.clear(mine)
+    shutil.rmtree(mine, ignore_errors=True)  # what others put there
     mine.parent.mkdir(parents=True, exist_ok=True)
-    max(found)[2].rename(mine)
+    theirs.rename(mine)
 
 
 def _told(runs: set[str], root: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import disk
 from lab.check import nearest, require
 from sweeps import options as shared
 from sweeps.patience import patience
@@ -91,7 +92,8 @@ def _fit(options: argparse.Namespace) -> int:
     out, pictures = options.out, options.pictures
     require(out is None or out.parent.is_dir(), f"--out {out}: the folder {out and out.parent} does not exist")
     require(out is None or not out.is_dir(), f"--out {out} is a folder: give a file, as in {out}/law.json")
-    require(pictures is None or not pictures.is_file(), f"--pictures {pictures} is a file: give a folder")
+    if pictures is not None:
+        disk.require_folder(pictures, "--pictures")
     budgets = _budgets(options)
     needed = ("params", "tokens", "loss") if options.law == "loss" else ("lr", "params", "tokens", "loss")
     runs = load(
@@ -119,7 +121,8 @@ def _fit(options: argparse.Namespace) -> int:
         )
     text = json.dumps(found.law.to_dict() | {"cells": cells_of(found)}, indent=1, allow_nan=False) + "\n"
     if out is not None:
-        out.write_text(text)
+        with disk.whole(out) as path:
+            path.write_text(text)
     print(text if options.json else described(found), end="" if options.json else "\n")
     if budgets and not options.json:
         print(_split(found, budgets))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.check import require
+from lab import disk
 
 if TYPE_CHECKING:
     from analysis.horizon import Horizon
@@ -37,7 +37,8 @@ def _horizon(options: argparse.Namespace) -> int:
     from analysis import figure, horizon
 
     out: Path | None = options.out
-    require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
+    if out is not None:
+        disk.require_folder(out, "--out")
     found = horizon.read(options.dir)
     if options.json:
         print(json.dumps(horizon.summary(found), indent=1, allow_nan=False))

@@ -37,7 +37,9 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
     runs = resolved(sweep, smoke=smoke, begun=begun.corpora(root))
     if sweep.probe is not None:
         measurement.check(sweep.probe, runs)
-    with store.locked(root):
+    with store.locked(root) as note:
+        for line in (*([note] if note else []), *group.agreed(lambda: _set_aside(root))):
+            console.print(f"note: {line}")
         done = group.agreed(lambda: _losses(root))
         group.agreed(lambda: _describe(sweep, runs, root, done))
         lanes = group.agreed(lambda: saved.begun_lanes(root)) if sweep.execution.lanes is None else None
@@ -50,12 +52,13 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
             done = {run_id: loss for run_id, loss in done.items() if run_id in complete}
         finished = sum(run.run_id in done for run in runs)
         if finished == len(runs):
-            _clear_forks(root, {path.parent.name for path in root.glob("units/*/fork")})
+            _clear_forks(root, store.unit_ids(root, "fork"))
             console.print(_whole(sweep, len(runs), root))
             return 0
         groups = groups or _planned(sweep, runs)
         every = [unit for group in groups for unit in group.units]
         units = planning.pending(groups, done, functools.partial(_usable_fork, sweep, groups, root))
+        group.agreed(lambda: saved.require_same_environment(root, units))
         awaited = {source.unit_id for unit in units for source in unit.sources}
         _clear_forks(root, {unit.unit_id for unit in every} - awaited)
         console.print(_opening(sweep, runs, groups, finished, root))
@@ -85,6 +88,15 @@ def launch(sweep: Sweep, root: Path, *, again: str, smoke: bool, console: Consol
         return 1
     console.print(_whole(sweep, len(runs), root))
     return 0
+
+
+def _set_aside(root: Path) -> list[str]:
+    """Take damaged records out of the way, so that their runs are trained anew; a line for each."""
+    lines = []
+    for run_id, wrong in store.scan(root)[1].items():
+        store.set_aside(root, run_id)
+        lines.append(f"{wrong}: it is kept as record.json.damaged, and counts as not trained")
+    return lines
 
 
 def _losses(root: Path) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import disk
 from lab.check import InputError, require
 from sweeps import options as shared
 
@@ -98,7 +99,8 @@ def _compare(options: argparse.Namespace) -> int:
     from analysis.literature.answer import answers
 
     out: Path | None = options.out
-    require(out is None or not out.exists() or out.is_dir(), f"--out {out} is a file: give a folder")
+    if out is not None:
+        disk.require_folder(out, "--out")
     inputs = shared.inputs(options)
     found = answers(inputs)
     if options.json:

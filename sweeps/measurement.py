@@ -111,4 +111,11 @@ def measured(config: SharpnessConfig, groups: Sequence[Group], root: Path, done:
 def flops(config: SharpnessConfig, units: Sequence[Unit]) -> float:
     """FLOPs of a probe over the units' stages."""
     stages = [stage for unit in units for stage in unit.stages]
-    return sum(probe_cost.flops(config, stage.runs[0].config, len(due(config, stage))) for stage in stages)
+    return sum(probe_cost.flops(config, stage.runs[0].config, _count(config, stage)) for stage in stages)
+
+
+def _count(config: SharpnessConfig, stage: Stage) -> int:
+    """How many points are `due`; a run of any length is planned without a list of them."""
+    begin = stage.begin + 1 if stage.begin else 0
+    last = config.count(stage.end, stage.end) if stage.end >= begin else 0
+    return config.count(begin, stage.end) + (1 if stage.ending and not last else 0)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lab import disk
 from lab.check import require
 from lab.quiet import quiet_logs
 from sweeps import settings
@@ -102,6 +103,8 @@ def _coord_check(options: argparse.Namespace) -> int:
     from sweeps import coordinates
 
     quiet_logs()
+    if options.out is not None:
+        disk.require_folder(options.out, "--out")
     axis = "depth" if options.depths else "width"
     default = coordinates.DEPTHS if axis == "depth" else coordinates.WIDTHS
     text = options.depths or options.widths

@@ -1,13 +1,14 @@
 """What a unit keeps on disk beside its records: what it is, resume points, its final state, and forks."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lab import checkpoint, corpus, store, train
+from lab import checkpoint, corpus, device, environment, store, train
 from lab.check import InputError, require
 from lab.config import ExecConfig, RunConfig
 from lab.config.mesh import ONE
@@ -44,8 +45,46 @@ def write_unit(root: Path, unit: Unit) -> None:
         }
         for stage in unit.stages
     ]
-    text = {"lanes": lanes, "execution": dataclasses.asdict(unit.execution)}
+    text = {
+        "lanes": lanes,
+        "execution": dataclasses.asdict(unit.execution),
+        "environment": environment.recorded(device.platform()),
+    }
     store.write_atomic(store.unit_folder(root, unit.unit_id) / _UNIT, store.pretty(text))
+
+
+def require_same_environment(root: Path, units: Sequence[Unit]) -> None:
+    """Require that what units go on from was trained with what the environment says now, as far as it changes numbers.
+
+    Raises:
+        InputError: naming what differs, and the way back.
+    """
+    now = environment.recorded(device.platform())
+    for unit_id in dict.fromkeys(name for unit in units for name in _begun_by(unit)):
+        folder = store.unit_folder(root, unit_id)
+        begun = checkpoint.names(folder / "checkpoints") or checkpoint.names(folder / "fork")
+        then = _described(folder).get("environment") if begun else None  # units of 0.1.0 do not say
+        if not isinstance(then, dict):
+            continue
+        for name in sorted(set(then) | set(now)):
+            was, has = (f"{name}={found[name]}" if name in found else f"no {name}" for found in (then, now))
+            require(
+                was == has,
+                f"unit {unit_id} was begun with {was} and would go on with {has}, which changes its numbers: set it as "
+                f"it was, or delete {folder} to train these runs anew",
+            )
+
+
+def _begun_by(unit: Unit) -> list[str]:
+    return [unit.unit_id, *(source.unit_id for source in unit.sources)]
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What a unit says of itself; nothing where that cannot be read."""
+    try:
+        return store.read_json(folder / _UNIT, _AGAIN)
+    except InputError:
+        return {}
 
 
 def read_unit(root: Path, unit_id: str) -> Unit:
@@ -70,7 +109,7 @@ def read_unit(root: Path, unit_id: str) -> Unit:
             for lane in found["lanes"]
         )
         execution = _here(from_dict(Execution, _with_remat(found["execution"])))
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
     return Unit(unit_id, stages, execution, ExecConfig())
 
@@ -92,9 +131,12 @@ def _here(execution: Execution) -> Execution:
 def begun_lanes(root: Path) -> int | None:
     """Lanes of the units that have a resume point, if all have the same number: a launch that goes on keeps it."""
     found = set()
-    for path in sorted((root / "units").glob(f"*/{_UNIT}")):
-        if set(checkpoint.names(path.parent / "checkpoints")) - {FINAL}:
-            found.add(store.read_json(path, _AGAIN)["execution"]["lanes"])
+    for unit_id in store.unit_ids(root, _UNIT):
+        folder = store.unit_folder(root, unit_id)
+        if set(checkpoint.names(folder / "checkpoints")) - {FINAL}:
+            how = _described(folder).get("execution")
+            lanes = how.get("lanes") if isinstance(how, dict) else None
+            found |= {lanes} if type(lanes) is int and lanes > 0 else set()
     return found.pop() if len(found) == 1 else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import schedule
+from lab import disk, schedule
 from lab.check import require
 from lab.config import ScheduleConfig
 from lab.piece import Hold, Law, Piece, Ramp
@@ -154,7 +154,8 @@ def plot(found: Curve, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with disk.whole(path) as written:
+        figure.savefig(written, dpi=150)
 
 
 def export(found: Curve, form: str) -> str:
@@ -185,7 +186,8 @@ def export(found: Curve, form: str) -> str:
 def write(content: str, path: Path) -> None:
     """Write an export to a file in a folder that exists."""
     _require_folder(path)
-    path.write_text(content)
+    with disk.whole(path) as written:
+        written.write_text(content)
 
 
 def _described(config: ScheduleConfig) -> dict[str, Any]:

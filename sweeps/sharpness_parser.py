@@ -70,9 +70,11 @@ def located(path: Path) -> tuple[Path, list[str]]:
     Raises:
         InputError: it is none of them.
     """
+    from lab import store
+
     require(path.is_dir(), f"{path} is not a folder: give the folder of a sweep, or of a state in it")
     if (path / "sweep.json").is_file():
-        return path, sorted(folder.parent.name for folder in path.glob("units/*/checkpoints"))
+        return path, store.unit_ids(path, "checkpoints")
     for folder in (path.absolute(), *path.absolute().parents):
         if folder.parent.name == "units" and (folder.parents[1] / "sweep.json").is_file():
             return folder.parents[1], [folder.name]

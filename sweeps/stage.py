@@ -6,7 +6,10 @@ fraction f it trains `max(B) (1 - f) + f sum(B)` updates instead of `sum(B)`.  H
 trees stage trees.
 """
 
+import dataclasses
+import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +17,14 @@ import numpy as np
 
 from lab import schedule
 from lab.identity import canonical, digest, dump
+from lab.piece import Hold
+from lab.schedule import Course
 from sweeps.sweep import Run
+
+# Up to so many updates runs are compared by their numbers, beyond by the description of these: planning takes seconds
+# and the memory of a block, however long the runs are.
+EXACT = 1 << 24
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,17 +55,26 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Path:
-    """A run's rates and decays as bytes, and where it may fork: the last of its boundaries is its end."""
+    """A run's course, as marks of what its rates and decays are from cut to cut and up to each cut.
+
+    `cuts` begin with 0 and end with the run; `spans` and `heads` have one mark fewer.  Equal marks mean equal numbers.
+    """
 
     run: Run
-    values: bytes
-    boundaries: tuple[int, ...]
+    cuts: tuple[int, ...]
+    spans: tuple[str, ...]
+    heads: tuple[str, ...]
 
-    def upto(self, end: int) -> bytes:
-        return self.values[: 16 * end]
+    @property
+    def end(self) -> int:
+        return self.cuts[-1]
 
-    def between(self, begin: int, end: int) -> bytes:
-        return self.values[16 * begin : 16 * end]
+    def upto(self, end: int) -> str:
+        return self.heads[self.cuts.index(end) - 1]
+
+    def between(self, begin: int, end: int) -> tuple[str, ...]:
+        """The marks of begin..end-1, which may reach beyond the run's end."""
+        return tuple(mark for cut, mark in zip(self.cuts, self.spans, strict=False) if begin <= cut < end)
 
 
 def stages(runs: Sequence[Run]) -> list[Stage]:
@@ -65,10 +84,11 @@ def stages(runs: Sequence[Run]) -> list[Stage]:
         families.setdefault(_family(run), []).append(run)
     found: list[Stage] = []
     for family, members in families.items():
-        paths = [_path(run) for run in members]
-        cuts = sorted({cut for path in paths for cut in path.boundaries})
+        ends = {cut for run in members for cut in schedule.boundaries(run.config.schedule)}
+        paths = [_path(run, sorted(ends | {1})) for run in members]
+        cuts = sorted(ends)
         for group in _agreeing(paths, 0, cuts[0]):
-            trunk = digest(family + hashlib.sha256(group[0].upto(1)).hexdigest()) if len(group) > 1 else None
+            trunk = digest(family + group[0].upto(1)) if len(group) > 1 else None
             found += _grown(group, cuts, begin=0, parent=None, family=family, trunk=trunk)
     return found
 
@@ -82,11 +102,11 @@ def _grown(
         if len(_agreeing(paths, end, cut)) > 1:
             break
         end = cut
-        if any(path.boundaries[-1] == end for path in paths):
+        if any(path.end == end for path in paths):
             break
-    stage_id = digest(f"{family}{begin}{hashlib.sha256(paths[0].upto(end)).hexdigest()}")
+    stage_id = digest(f"{family}{begin}{paths[0].upto(end)}")
     yield Stage(stage_id, trunk, begin, end, tuple(path.run for path in paths), parent)
-    later = [path for path in paths if path.boundaries[-1] > end]
+    later = [path for path in paths if path.end > end]
     if later:
         following = next(cut for cut in cuts if cut > end)
         for group in _agreeing(later, end, following):
@@ -95,7 +115,7 @@ def _grown(
 
 def _agreeing(paths: Sequence[_Path], begin: int, end: int) -> list[list[_Path]]:
     """The paths in groups of equal rates and decays on begin..end-1."""
-    groups: dict[bytes, list[_Path]] = {}
+    groups: dict[tuple[str, ...], list[_Path]] = {}
     for path in paths:
         groups.setdefault(path.between(begin, end), []).append(path)
     return list(groups.values())
@@ -111,6 +131,49 @@ def _family(run: Run) -> str:
     return dump(kept)
 
 
-def _path(run: Run) -> _Path:
-    values = np.stack([schedule.rates(run.config), schedule.decays(run.config)], axis=1)
-    return _Path(run, values.tobytes(), schedule.boundaries(run.config.schedule))
+def _path(run: Run, cuts: Sequence[int]) -> _Path:
+    course = schedule.course(run.config)
+    own = (0, *(cut for cut in cuts if cut <= course.parts[-1].end))
+    return _Path(run, own, *_marks(course, own))
+
+
+@functools.lru_cache(maxsize=4096)
+def _marks(course: Course, cuts: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(marks from cut to cut, marks up to each cut).
+
+    A mark is the hash of the numbers, [rate, decay] of every update, which are made a block at a time.  Beyond
+    `EXACT` updates it is that of their description: there, what is equal in other words is not found to be equal.
+    """
+    spans, heads = [], []
+    head = hashlib.sha256()
+    for begin, end in itertools.pairwise(cuts):
+        if end > EXACT:
+            spans.append(_described(course, begin, end))
+            heads.append(_described(course, 0, end))
+            continue
+        span = hashlib.sha256()
+        for block in range(begin - begin % _BLOCK, end, _BLOCK):
+            values = _values(course, block)[16 * max(0, begin - block) : 16 * (end - block)]
+            span.update(values)
+            head.update(values)
+        spans.append(span.hexdigest())
+        heads.append(head.hexdigest())
+    return tuple(spans), tuple(heads)
+
+
+@functools.lru_cache(maxsize=1)
+def _values(course: Course, begin: int) -> bytes:
+    """Rates and decays of the block of updates from `begin`, or of what is left of the run."""
+    end = min(begin + _BLOCK, course.parts[-1].end)
+    return np.stack([course.rates(begin, end), course.decays(begin, end)], axis=1).tobytes()
+
+
+def _described(course: Course, begin: int, end: int) -> str:
+    """The mark of the pieces that begin..end-1 stand on; where a piece ends does not matter before it does."""
+    parts = [
+        (max(begin, part.begin), min(end, part.end), type(part).__name__, dataclasses.replace(part, end=0))
+        for part in course.parts
+        if part.begin < end and part.end > begin
+    ]
+    told = [(*ends, kind, part.value if isinstance(part, Hold) else part) for *ends, kind, part in parts]
+    return hashlib.sha256(repr((course.lr, course.weight_decay, course.independent, told)).encode()).hexdigest()

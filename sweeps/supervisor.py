@@ -34,11 +34,12 @@ def supervise(arguments: Sequence[str], heartbeat: float) -> int:
 
         def pass_on(number: int, _: FrameType | None) -> None:
             # A terminal sends its SIGINT to the child as well: only what came to this process alone is passed on.
-            if number == signal.SIGTERM or not sys.stdin.isatty():
+            if number != signal.SIGINT or not sys.stdin.isatty():
                 child.send_signal(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, pass_on)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, pass_on)
         status = child.wait()
         errors.seek(0)
         written = errors.read()

@@ -21,6 +21,7 @@ from sweeps.begun import NOTHING, Begun
 from sweeps.begun import load as begun_load
 
 Point = dict[str, Any]
+_SEEDS = ("seed", *ALIASES["seed"])
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,19 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
 
     A name that the points set leaves them (points that then coincide become one) and takes its new values in every
     combination with the rest; so do the names that say the same thing otherwise (`schedule.steps` for
-    `schedule.tokens`).  One value of a name that no point sets is `fixed`.  `exec.*` settings change how the sweep is
+    `schedule.tokens`).  Seeds that have points of their own (rates that are shifted from seed to seed) are chosen
+    among and keep them.  One value of a name that no point sets is `fixed`.  `exec.*` settings change how the sweep is
     executed, `probe.*` what is measured along it.
 
     Raises:
-        InputError: an unknown name, an execution or probe setting with several values, or one of a probe that the
-            sweep does not have.
+        InputError: an unknown name, an execution or probe setting with several values, one of a probe that the
+            sweep does not have, or a seed without points where seeds have their own.
     """
     points, fixed = list(sweep.points), set(sweep.fixed)
     execution, probe = sweep.execution, sweep.probe
-    for name, values in settings.items():
+    # Other settings may take away what seeds have of their own, such as their rates.
+    order = sorted(settings, key=lambda name: name in _SEEDS) if _seeds_own(points) else list(settings)
+    for name, values in ((name, settings[name]) for name in order):
         section, _, setting = name.partition(".")
         if section in ("exec", "probe"):
             require(len(values) == 1, f"{name} takes one value, not {len(values)}")
@@ -117,6 +121,9 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
             continue
         gone = {name, *ALIASES.get(name, ())} | {alias for alias, names in ALIASES.items() if name in names}
         gone |= {other for group in ALTERNATIVES if name in group for other in group}
+        if name in _SEEDS and _seeds_own(points):
+            points = _of_seeds(points, name, values, sweep.name)
+            continue
         own = any(gone & point.keys() for point in points) and not gone & fixed
         fixed = fixed - gone | ({name} if len(values) == 1 and not own and name not in sweep.optimum_axes else set())
         points = unique([{key: value for key, value in point.items() if key not in gone} for point in points])
@@ -124,6 +131,32 @@ def replaced(sweep: Sweep, settings: Mapping[str, Sequence[Any]]) -> Sweep:
     return dataclasses.replace(
         sweep, points=tuple(points), execution=execution, probe=probe, fixed=tuple(sorted(fixed))
     )
+
+
+def _seeds_own(points: Sequence[Point]) -> bool:
+    """Whether there are two seeds with points that the other lacks, so that each has its own.
+
+    A cell with fewer seeds than another is no such case: there is a seed that has them all.
+    """
+    own: dict[tuple[Any, ...], set[Any]] = {}
+    for point in points:
+        seed = tuple(point.get(other) for other in _SEEDS)
+        rest = tuple(sorted((key, repr(value)) for key, value in point.items() if key not in _SEEDS))
+        own.setdefault(seed, set()).add(rest)
+    return any(not (a <= b or b <= a) for a, b in itertools.combinations(own.values(), 2))
+
+
+def _of_seeds(points: Sequence[Point], name: str, values: Sequence[Any], sweep: str) -> list[Point]:
+    """The points of some of the seeds that have their own."""
+    names = [other for other in _SEEDS if any(other in point for point in points)]
+    known = {point[name] for point in points if name in point}
+    for value in values:
+        require(
+            value in known,
+            f"{name}={value}: each seed of sweep {sweep} has points of its own, which another seed would not fit; "
+            + (f"there are {name}={','.join(map(str, sorted(known)))}" if known else f"they are told by {names[0]}"),
+        )
+    return [point for point in points if point.get(name) in values]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Tables on a terminal, and those of a report."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from lab.text import shown
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -33,10 +35,17 @@ def show(report: "Report") -> None:
 
 def console(*, soft_wrap: bool = False) -> Console:
     """The terminal, or lines of a fixed length where the output goes elsewhere; `soft_wrap` lets text run on."""
-    found = Console(markup=False, highlight=False, soft_wrap=soft_wrap)
+    found = _Terminal(markup=False, highlight=False, soft_wrap=soft_wrap)
     if not found.is_terminal:
         found.width = _PIPE_WIDTH
     return found
+
+
+class _Terminal(Console):
+    """A console that writes out what a text from outside would do to it."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*(shown(part) if isinstance(part, str) else part for part in objects), **settings)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

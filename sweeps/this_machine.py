@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab.config import MeshConfig
-from lab.device import host_memory, platform
+from lab.device import devices, host_memory, platform
 from sweeps.machine import Machine, named, names
 from sweeps.machine_part import Peak
 
@@ -52,10 +52,12 @@ def here(platform: str, devices: Sequence[Any] = ()) -> Machine:
 
 
 def this_machine() -> Machine:
-    """This machine with all its devices."""
-    import jax
+    """This machine with all its devices.
 
-    return here(platform(), jax.devices())
+    Raises:
+        InputError: JAX has none of the kind that is asked for.
+    """
+    return here(platform(), devices())
 
 
 def measured(machine: Machine) -> Machine:

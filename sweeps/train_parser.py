@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lab import disk
 from lab.check import require
 from lab.quiet import quiet_logs
 from sweeps import group_options, settings
@@ -42,7 +43,7 @@ def _train(options: argparse.Namespace) -> int:
 
     quiet_logs()
     terminal = console(soft_wrap=True)
-    require(not options.out.is_file(), f"--out {options.out} is a file: give a folder")
+    disk.require_folder(options.out, "--out")
     root: Path = options.out / "smoke" if options.smoke else options.out
     changes = _changes(options)
     group_options.join(options)

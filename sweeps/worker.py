@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from lab import checkpoint, corpus, group, schedule, store, train
+from lab import checkpoint, corpus, disk, group, schedule, store, train
 from lab.check import InputError
 from lab.config import RunConfig, SharpnessConfig
 from lab.record import Lineage, Provenance, Result, record
@@ -54,14 +54,18 @@ class Interrupted(Exception):
 
 @dataclass
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a flag that is looked at between segments; a second SIGINT ends at once."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a flag that is looked at between segments; a second SIGINT ends at once.
+
+    SIGHUP stays ignored where it is (`nohup`).
+    """
 
     asked: bool = False
     _previous: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._ask)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +75,20 @@ class StopRequest:
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            _leave_terminal()
         self.asked = True
+
+
+def _leave_terminal() -> None:
+    """Send what would go to a terminal that is closed nowhere: a line that fails must not cost the resume point."""
+    for handle in (1, 2):
+        try:
+            os.write(handle, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, handle)
+            os.close(nowhere)
 
 
 def work(
@@ -88,6 +105,7 @@ def work(
 
     Raises:
         Interrupted: a stop was asked for; the current unit is checkpointed.
+        DiskFull: there is no room for what a unit writes.
     """
     failed: list[Unit] = []
     for number, unit in enumerate(units):
@@ -101,6 +119,9 @@ def work(
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
+            full = disk.full(error, root)  # the next unit would not fit either
+            if full is not None:
+                raise full from None
             if group.joined():  # the others wait for this process: the group is one unit of failure
                 raise
             failed.append(unit)

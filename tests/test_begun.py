@@ -41,7 +41,8 @@ def old_store(root: Path, made: Sweep) -> list[str]:
     assert [run.config for run in runs] == configs
     for run in runs:
         store.write_config(root, run.run_id, run.config)
-    (root / "sweep.json").write_text(json.dumps({"name": made.name, "runs": {run.run_id: run.point for run in runs}}))
+    said = {"name": made.name, "question": "?", "base": "", "axes": ["optimizer.lr"], "optimum_axes": ["optimizer.lr"]}
+    (root / "sweep.json").write_text(json.dumps(said | {"runs": {run.run_id: run.point for run in runs}}))
     return [run.run_id for run in runs]
 
 
@@ -53,6 +54,8 @@ def test_a_store_goes_on_with_the_split_that_it_was_begun_with(base: RunConfig, 
     assert not {run.run_id for run in fresh} & set(old)  # the control: today's split is another corpus
     text = corpus.load(resolved(made, begun=begun.corpora(tmp_path / "old"))[0].config.data)
     assert text.overlap.share > 0.5 > 0.01 > corpus.load(fresh[0].config.data).overlap.share
+    (tmp_path / "old" / "sweep.json").unlink()  # as the remedy of a damaged one says
+    assert [run.run_id for run in resolved(made, begun=begun.corpora(tmp_path / "old"))] == old
     lines = corpus.described(resolved(made, begun=begun.corpora(tmp_path / "old"))[0].config.data)
     assert any("the split of 0.1.0" in line for line in lines)
 

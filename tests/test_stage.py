@@ -1,5 +1,6 @@
 """The stage tree: what may share updates, and what that saves."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from conftest import resolve
 
 from lab import schedule
-from lab.config import RunConfig
-from lab.identity import run_id
+from lab.config import RunConfig, SharpnessConfig
+from lab.identity import digest, run_id
+from sweeps import stage as tree
 from sweeps.stage import stages
 from sweeps.sweep import Run
 
@@ -188,3 +190,74 @@ def test_stage_ids_do_not_depend_on_the_rest_of_the_sweep(base: RunConfig) -> No
     few, many = (budgets(base, steps, 0.2) for steps in ((20, 40), (20, 40, 80)))
     assert {stage.stage_id for stage in stages(few) if not stage.ending} < {s.stage_id for s in stages(many)}
     assert stages(few)[0].trunk_id == stages(many)[0].trunk_id
+
+
+# Runs of any length
+
+
+def test_marks_of_blocks_are_those_of_whole_arrays(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids do not follow how many updates are made at a time."""
+    runs = [
+        *budgets(base, (100, 250, 1000), 0.3, optimizer__weight_decay=0.1),
+        *budgets(base, (100, 250), 0.3, schedule__kind="power"),
+        *budgets(base, (333, 1000), 0.3, optimizer__decay="independent", schedule__decay_shape="cosine"),
+    ]
+    whole = stages(runs)
+    for block in (64, 100):
+        tree._marks.cache_clear()
+        tree._values.cache_clear()
+        monkeypatch.setattr(tree, "_BLOCK", block)
+        assert stages(runs) == whole
+    first = schedule.rates(runs[0].config)[:1], schedule.decays(runs[0].config)[:1]
+    told = hashlib.sha256(np.stack(first, axis=1).tobytes()).hexdigest()
+    assert whole[0].trunk_id == digest(tree._family(runs[0]) + told)  # as 0.1.0 made it
+
+
+def test_long_runs_share_what_short_ones_do(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond `EXACT` updates the pieces are compared and not the numbers: the tree is the same, without the numbers."""
+    runs = [
+        *budgets(base, (100, 250, 1000), 0.3),
+        *budgets(base, (100, 250, 1000), 0.3, optimizer__lr=2.0**-4),
+        *budgets(base, (100, 250, 1000), 0.3, schedule__kind="power", optimizer__lr=64.0),  # below its cap throughout
+        *budgets(base, (250, 1000), 0.3, schedule__kind="inverse_sqrt", optimizer__lr=2.0**-3),
+        *budgets(base, (1000,), 0.3, schedule__decay_shape="cosine"),
+        *[run(resolve(base, schedule__kind="cosine", schedule__steps=n, schedule__decay_steps=None)) for n in (90, 91)],
+    ]
+    shape = [(one.begin, one.end, one.runs, bool(one.trunk_id)) for one in stages(runs)]
+    tree._marks.cache_clear()
+    monkeypatch.setattr(tree, "EXACT", 1)
+    found = stages(runs)
+    assert [(one.begin, one.end, one.runs, bool(one.trunk_id)) for one in found] == shape
+    assert len({one.stage_id for one in found}) == len(found)
+    tree._marks.cache_clear()
+
+
+def test_runs_of_a_trillion_tokens_are_planned_without_their_updates(
+    base: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = schedule.factors
+
+    def counted(config: Any, start: int = 0, stop: int | None = None, **law: Any) -> np.ndarray:
+        found = real(config, start, stop, **law)
+        made.append(found.size)
+        return found
+
+    monkeypatch.setattr(schedule, "factors", counted)
+    steps = [10**12 // 64, 10**12 // 32, 10**12 // 16]
+    runs = [
+        run(resolve(base, schedule__steps=n, schedule__decay_fraction=0.2, schedule__warmup_steps=5000)) for n in steps
+    ]
+    found = stages(runs)
+    assert [(one.begin, one.end) for one in found][:2] == [(0, steps[0] - steps[0] // 5), (steps[0] * 4 // 5, steps[0])]
+    assert sum(one.steps for one in found) < 0.7 * sum(steps)
+    assert max(made) <= tree._BLOCK
+    assert sum(made) < 10**7
+
+
+@pytest.mark.parametrize("every", [1, 7, 8, 64])
+def test_points_of_a_probe_are_counted_without_a_list(every: int) -> None:
+    config = SharpnessConfig(every=every)
+    for begin, end in ((0, 0), (0, 100), (1, 64), (65, 1000), (8, 8), (9, 9)):
+        assert config.count(begin, end) == len(config.cadence(begin, end))
+    assert config.count(0, 10**12) >= 10**12 // every

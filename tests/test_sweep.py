@@ -10,6 +10,7 @@ import pytest
 from analysis.results import flattened
 from lab import store
 from lab.config import ExecConfig, RunConfig
+from lab.record import Provenance, Result, record
 from sweeps import catalog, plan
 from sweeps.sweep import Run, Sweep, axis, chain, product, replaced, resolved, zipped
 from sweeps.this_machine import here
@@ -162,12 +163,18 @@ def test_unit_ids_are_stable_and_follow_their_lanes(base: RunConfig) -> None:
     assert not set(first) & set(other)
 
 
+def finished(run: Run) -> dict[str, Any]:
+    """The record of a run that nobody has trained."""
+    how = Provenance("abc", 0, 1, 4, "map", 1, "cpu", "cpu", 1, ExecConfig(), "then", "now", 1.0)
+    return record(run.config, Result("done", 2.0, 0.1, 256, 2.1, 2.1, None), how)
+
+
 def test_finished_runs_are_left_out(base: RunConfig, tmp_path: Path) -> None:
     runs = resolved(grid(base))
     groups = planned(runs, lanes=4)
     assert len(plan.pending(groups, store.read_records(tmp_path))) == 4
     for run in groups[0].units[0].runs + groups[0].units[1].runs[:1]:
-        store.write_record(tmp_path, {"run_id": run.run_id})
+        store.write_record(tmp_path, finished(run))
     left = plan.pending(groups, store.read_records(tmp_path))
     assert len(left) == 3
     assert left[0].runs == groups[0].units[1].runs[1:]
@@ -218,14 +225,49 @@ def test_a_store_has_one_launcher(tmp_path: Path) -> None:
         pass
 
 
-def test_damaged_records_are_named(tmp_path: Path) -> None:
-    path = store.run_folder(tmp_path, "abc") / "record.json"
-    store.create_exclusive(path, b"{")
-    with pytest.raises(ValueError, match=r"abc/record\.json is not readable JSON .*: delete it and run the sweep"):
-        store.read_records(tmp_path)
-
-
 def test_points_survive_the_base_being_replaced(base: RunConfig) -> None:
     sweep = grid(base)
     assert [c.optimizer.lr for c in sweep] == [point["optimizer.lr"] for point in sweep.points]
     assert dataclasses.replace(sweep, name="other").points == sweep.points
+
+
+# Seeds that have points of their own
+
+
+def dithered(base: RunConfig) -> Sweep:
+    """Two widths, and three rates that are shifted from seed to seed."""
+    rates = chain(
+        *(product(axis("seed", seed), axis("optimizer.lr", *(r * 2 ** (seed / 4) for r in RATES))) for seed in range(4))
+    )
+    return make(base, product(axis("model.width", 16, 32), rates))
+
+
+def test_seeds_are_chosen_with_the_points_that_belong_to_them(base: RunConfig) -> None:
+    sweep = dithered(base)
+    found = replaced(sweep, {"seed": [0, 2]})
+    assert list(found.points) == [point for point in sweep.points if point["seed"] in (0, 2)]
+    assert len(found.points) == 12  # crossed, as in 0.1.0, they would be 48
+    both = replaced(sweep, {"seed": [1], "model.width": [64]})
+    assert [(point["model.width"], point["seed"]) for point in both.points] == [(64, 1)] * 3
+    # A corpus that belongs to a seed is no rate, and the same holds.
+    corpora = zipped(axis("seed", 0, 1), axis("data.corpus", "text:a", "text:b"))
+    assert list(replaced(make(base, corpora), {"seed": [1]}).points) == corpora[1:]
+
+
+def test_a_seed_without_points_of_its_own_is_refused_where_others_have_them(base: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"seed=7: each seed .* points of its own, .* there are seed=0,1,2,3"):
+        replaced(dithered(base), {"seed": [0, 7]})
+    with pytest.raises(ValueError, match=r"seed_data=0: each seed .* they are told by seed"):
+        replaced(dithered(base), {"seed_data": [0]})
+
+
+def test_seeds_without_points_of_their_own_are_replaced(base: RunConfig) -> None:
+    """The controls: every seed has the same points, or fewer of them; or other settings have made them the same."""
+    assert len(replaced(grid(base), {"seed": [5, 6, 7]}).points) == 2 * 3 * 3
+    fewer = chain(
+        product(axis("model.width", 16), axis("seed", 0, 1, 2)), product(axis("model.width", 32), axis("seed", 0))
+    )
+    assert len(replaced(make(base, fewer), {"seed": [0, 7]}).points) == 4
+    for order in (("seed", "optimizer.lr"), ("optimizer.lr", "seed")):
+        values = {"seed": [0, 7], "optimizer.lr": [0.1, 0.2]}
+        assert len(replaced(dithered(base), {name: values[name] for name in order}).points) == 2 * 2 * 2

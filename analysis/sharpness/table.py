@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.results import SEED_AXES
 from analysis.sharpness.points import SEEDS, Points, size_axes, table
+from lab import disk
 from lab.check import InputError, nearest, require
 
 ERROR = ".error"
@@ -50,7 +51,8 @@ def export(points: Points, path: Path, *, top: int = 1, errors: bool = False, on
     made = made.dropna(axis=1, how="all").map(_rounded)
     heads = frame.drop_duplicates(["run_id", "step"])[[*described, *_ABOUT]].assign(batch=points.batch)
     whole = heads[["run_id", "batch", *described[1:], *_ABOUT]].join(made, on=["run_id", "step"])
-    whole.assign(alive=whole["alive"].astype(int)).to_csv(path, index=False)
+    with disk.whole(path) as written:
+        whole.assign(alive=whole["alive"].astype(int)).to_csv(written, index=False)
     return len(whole)
 
 

@@ -61,6 +61,13 @@ class SharpnessConfig:
             return self.warm_steps
         return max(2, self.steps // 2) if self.top == 1 else self.steps
 
+    def count(self, begin: int, end: int) -> int:
+        """How many numbers `cadence` gives, without writing them down."""
+        early = {0} | {1 << power for power in range(self.every.bit_length())}
+        first = max(begin, self.every)
+        regular = max(0, end // self.every - (first - 1) // self.every)
+        return regular + sum(begin <= step <= end for step in early - {self.every})
+
     def cadence(self, begin: int, end: int) -> tuple[int, ...]:
         """The numbers of updates in begin..end after which to measure: geometric up to `every`, then regular."""
         early = {0} | {1 << power for power in range(self.every.bit_length())}
