@@ -105,6 +105,11 @@ class Law:
     rivals: tuple[Rival, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """The law in a line; every number is in `to_dict`."""
+        parts = [repr(part) for part in (self.lr, self.batch, self.loss) if part is not None]
+        return f"Law({self.name!r}, {self.kind}, {self.estimator}: {'; '.join(parts)})"
+
     def to_dict(self) -> dict[str, Any]:
         """The law as JSON has it; `coefficient` and `exponents` are for reading, `fit` is what is read back."""
         found: dict[str, Any] = {

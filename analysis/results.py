@@ -17,6 +17,10 @@ TOKEN_AXES = ("schedule.steps", "schedule.tokens")  # how long a run is
 # Labels where the last part of a dotted name would say too little, or the same as another.
 # What the axis `numerics` says of runs whose numbers a mend has changed since they were trained, and of all others.
 OLD, CURRENT = "0.1.0", "current"
+# Columns that `lrlab export` adds: the sweep's name, its axes and the axes of its optimum, separated by spaces.
+NAMED = ("sweep", "axes", "optimum_axes")
+_EXPORTED = {"run_id", "status", "loss", "params", "tokens", "optimizer.lr", "data.sequences", "data.length"}
+_NO_AXES = ("schedule.tokens", "data.fingerprint", "model.vocab")
 LABELS = {"parametrization.name": "parametrization", "parametrization.depth": "depth_rule"}
 
 
@@ -99,6 +103,45 @@ def load(root: Path) -> Results:
         }
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
     return Results(sweep, _with_durations(pd.DataFrame(rows), sweep["axes"]), records, configs)
+
+
+def exported(table: pd.DataFrame) -> bool:
+    """Whether a table is what `lrlab export` writes."""
+    return _EXPORTED <= set(map(str, table.columns))
+
+
+def of_export(table: pd.DataFrame, name: str) -> Results:
+    """The results that a table of `lrlab export` holds; those of a table that names no axes are the settings that vary.
+
+    There are no records and no configurations: what a report says of machines stays in the store.
+    """
+    frame = table.reset_index(drop=True)
+    told = [_only(frame, column) for column in NAMED]
+    title, axes, optimum = told[0] or name, (told[1] or "").split(), (told[2] or "optimizer.lr").split()
+    if not axes:
+        axes = [str(column) for column in frame if _varies(frame, str(column))]
+    frame = frame.drop(columns=[column for column in NAMED if column in frame])
+    if "numerics" not in frame:
+        frame["numerics"] = CURRENT
+    for column in frame:
+        if "." in str(column) and frame[column].dtype == object:
+            frame[column] = frame[column].where(frame[column].notna(), None)
+    axes += [axis for axis in optimum if axis not in axes]
+    sweep = {"name": title, "axes": axes, "optimum_axes": optimum, "runs": {}}
+    return Results(sweep, frame, {}, {})
+
+
+def _only(frame: pd.DataFrame, column: str) -> str | None:
+    """The text that a column holds in all rows."""
+    values = frame[column].dropna().unique() if column in frame else []
+    return str(values[0]) if len(values) == 1 else None
+
+
+def _varies(frame: pd.DataFrame, column: str) -> bool:
+    """Whether a column is a setting that takes several values; of lengths in several units, steps stand for all."""
+    setting = ("." in column and not column.startswith("exec.")) or column in SEED_AXES
+    derived = column.startswith("schedule.") and column.endswith(("_steps", "_tokens", "_fraction"))
+    return setting and not derived and column not in _NO_AXES and frame[column].nunique(dropna=False) > 1
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

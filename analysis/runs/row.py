@@ -19,6 +19,11 @@ LEAST_COUNT = 1000  # parameters and tokens below this are counted in thousands,
 # Nobody trains with this many sequences in every batch, and hardly anybody with fewer tokens.
 SEQUENCES_BELOW = 1 << 15
 
+MOST_RATE = 10.0
+MOST_BEST_LOSS = 7.0  # nats per token that every trained model is below
+LEAST_UPDATES, MOST_UPDATES = 20, 3e6
+LEAST_BATCH, LARGE = 512, 1e6  # tokens per update that no model of so many parameters is trained with
+
 
 class Names:
     """How messages call a table's rows: lines of a file, or labels of a frame."""
@@ -59,7 +64,7 @@ def check_values(frame: pd.DataFrame, names: Names, source: str) -> None:
     Raises:
         InputError: the rows and the first value.
     """
-    for name in ("lr", "batch", "params", "tokens", "loss"):
+    for name in ("lr", "batch", "params", "tokens", "loss", "steps", "length", "flops"):
         if name not in frame:
             continue
         values = frame[name].to_numpy(float)
@@ -91,6 +96,50 @@ def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
         larger = frame["batch"].to_numpy(float) > frame["tokens"].to_numpy(float)
         why = "the batch in tokens exceeds the run: check the batch unit, and that tokens are raw counts"
         _refuse(larger, frame, ("batch", "tokens"), why, names, source)
+
+
+def ask_units(frame: pd.DataFrame, names: Names, source: str) -> None:
+    """Ask about values that are possible and look like another unit; `as_is` of `analysis.runs.source.load` skips this.
+
+    Raises:
+        InputError: the rows, with the values of the first, and what to say.
+    """
+
+    def ask(wrong: np.ndarray, columns: tuple[str, ...], why: str) -> None:
+        _refuse(wrong, frame, columns, f"{why}; if it is right, --as-is", names, source)
+
+    numbers = {
+        name: frame[name].to_numpy(float) for name in ("lr", "batch", "params", "tokens", "loss") if name in frame
+    }
+    if "lr" in numbers:
+        high = numbers["lr"] > MOST_RATE
+        ask(high, ("lr",), f"is above {MOST_RATE:g}: is the peak learning rate in other units, as in thousandths?")
+    if "loss" in numbers:
+        loss = numbers["loss"]
+        if np.isfinite(loss).any() and float(np.nanmin(np.where(np.isfinite(loss), loss, np.nan))) > MOST_BEST_LOSS:
+            why = (
+                f"and no loss is below {MOST_BEST_LOSS:g} nats per token: is it a perplexity? "
+                "--columns 'loss=log(NAME)'"
+            )
+            ask(np.isfinite(loss), ("loss",), why)
+    if {"params", "tokens"} <= set(numbers):
+        below = numbers["tokens"] < numbers["params"]
+        if below.mean() > 0.5:
+            ask(
+                below,
+                ("tokens", "params"),
+                "are fewer tokens than parameters: are they swapped, or in other units?",
+            )
+    if "batch" not in numbers:
+        return
+    batch = numbers["batch"]
+    remedy = "check the batch unit, --batch-unit tokens or sequences:LENGTH"
+    if "tokens" in numbers:
+        updates = numbers["tokens"] / batch
+        ask(updates < LEAST_UPDATES, ("batch", "tokens"), f"are fewer than {LEAST_UPDATES} updates: {remedy}")
+        large = numbers.get("params", np.full(len(batch), np.inf)) >= LARGE
+        few = ((batch < LEAST_BATCH) & large) | ((updates > MOST_UPDATES) & (batch < SEQUENCES_BELOW))
+        ask(few, ("batch", "tokens"), f"tokens per update are less than a sequence: {remedy}")
 
 
 def _refuse(
