@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lab.check import InputError, require
+from lab.check import InputError
 
 SNAP = 0.005  # rates this close are one node that was stored with different rounding
 # Tokens per parameter beyond which two columns cannot be in the same unit.
@@ -166,7 +166,11 @@ def complete(frame: pd.DataFrame, needed: Sequence[str], names: Names, source: s
         if missing.any():
             notes.append(f"{int(missing.sum())} without {name} left out ({names.some(missing)})")
             keep &= ~missing
-    require(bool(keep.any()), f"{source}: no row has {', '.join(name for name in needed if name != 'loss')}")
+    if not keep.any():
+        placing = [name for name in needed if name != "loss" and name in frame]
+        empty = [name for name in placing if frame[name].isna().all()]
+        told = " or ".join(empty) if empty else " and ".join(placing) + " together"
+        raise InputError(f"{source}: no row has {told}: fill the column, or name another with --columns")
     return keep, notes
 
 
