@@ -281,8 +281,8 @@ def read(path: Path) -> Law:
     try:
         # Numbers of thousands of digits and lists in lists in lists are ValueError and RecursionError.
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unrepeated)
-    except InputError:
-        raise
+    except _Twice as error:
+        raise InputError(f"{path} has {error.args[0]!r} twice in one object: take one out, or fit it again") from error
     except (ValueError, RecursionError) as error:
         told = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is not JSON ({told}): give a file of lrlab fit --out") from error
@@ -299,13 +299,17 @@ def _listed(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
+class _Twice(Exception):
+    """A name that stands twice in an object of a file."""
+
+
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object as a dictionary; of two values of one name nobody knows which is meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the law file has {twice!r} twice in one object: take one out, or fit it again")
+        raise _Twice(twice)
     return found
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.runs.table import read_text
 from lab import store
+from lab.check import require
 from lab.config.run import superseded
 
 SEED_AXES = ("seed", "seed_init", "seed_data")
@@ -50,6 +52,11 @@ class Results:
     def optimum_axis(self) -> str:
         return self.sweep["optimum_axes"][0]
 
+    def table(self) -> pd.DataFrame:
+        """The frame as `lrlab export` writes it: with the sweep's name and axes, so that it can be read back whole."""
+        axes = {name: " ".join(self.sweep[name]) for name in NAMED[1:]}
+        return self.frame.assign(**{NAMED[0]: self.sweep.get("name", "")}, **axes)
+
     @property
     def smoke(self) -> bool:
         """Whether every run has two updates at most, as `lrlab sweep --smoke` makes them: no rate is best then."""
@@ -89,11 +96,17 @@ class Results:
 
 
 def load(root: Path) -> Results:
-    """Read a store, finished or not.
+    """Read a store, finished or not, or a file of `lrlab export`.
 
     Raises:
-        InputError: the folder is not a store, or a record is damaged.
+        InputError: the folder is not a store, a record is damaged, or the file is none of `lrlab export`.
     """
+    if root.is_file():
+        table = read_text(root)
+        require(
+            exported(table), f"{root} is no table of lrlab export: give the folder of a sweep (lrlab fit takes others)"
+        )
+        return of_export(table, root.stem)
     sweep, records = store.read_sweep(root), store.read_records(root)
     configs = {run_id: store.read_config(root, run_id) for run_id in sweep["runs"]}
     if any(map(superseded, configs.values())):

@@ -15,7 +15,7 @@ import numpy as np
 from analysis.power.law import PowerLaw
 from lab.check import require
 
-_INFINITE = ("delta",)  # Huber's threshold may be infinite
+_FINITE = ("E", "A", "B", "alpha", "beta")  # of a loss law, whose limits and condition may be infinite or unknown
 _LARGEST = 10**15  # of a count
 _CLOSE = 1e-9  # relative, of a readable number and what it was made from
 
@@ -95,6 +95,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
+        return "a number of many digits"
     return f"{value:.6g}" if _number(value) else repr(value)[:60]
 
 
@@ -130,7 +132,10 @@ def _sound(value: Any, hint: Any, path: str, where: str) -> bool:
     if origin is typing.Literal:
         return isinstance(value, str) and value in parts
     if hint is float:
-        return _number(value) and (math.isfinite(value) or path.endswith(_INFINITE))
+        free = path.startswith("law.loss.") and path.rpartition(".")[2] not in _FINITE
+        return _number(value) and (
+            free or (math.isfinite(value) if isinstance(value, float) else abs(value) < _LARGEST)
+        )
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

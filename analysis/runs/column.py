@@ -130,6 +130,9 @@ def find_columns(
         needed = name in require_these
         taken = {origin for origin in found.values() if origin in table.columns}
         column = _guess(table, name, taken, needed, where)
+        if column is None and name == "loss" and needed and len(bits := _bits(table)) == 1:
+            column = bits[0]
+            notes.append("losses are bits per byte, not nats per token: so are E, A, B and what a prediction tells")
         if column is None:
             continue
         found[name] = column
@@ -195,6 +198,11 @@ def _others(table: pd.DataFrame, name: str, taken: set[str]) -> list[str]:
     ]
 
 
+def _bits(table: pd.DataFrame) -> list[str]:
+    """Columns of bits per byte, as nanochat (`val_bpb`) and Marin (`eval/paloma/c4_en/bpb`) tell a loss."""
+    return [column for column in map(str, table.columns) if re.search(r"(^|[_./])bpb$", column.lower())]
+
+
 def _matches(column: str, name: str) -> bool:
     """Whether a column's name is one of a quantity's, with or without the folders that a tracker puts before it."""
     parts = re.split(r"[./]", column)
@@ -223,15 +231,18 @@ def _may_be(values: pd.Series, name: str) -> bool:
 def _missing(table: pd.DataFrame, name: str, found: Mapping[str, str], where: str) -> str:
     left = [str(column) for column in table.columns if str(column) not in found.values()]
     words = _SYNONYMS[name] | {name}
-    close = [
+    plexed = [column for column in left if name == "loss" and re.search(r"ppl|perplexity", column, re.IGNORECASE)]
+    bits = _bits(table) if name == "loss" else []
+    close = bits or [
         column
         for column in left
-        if _may_be(table[column], name) and (nearest(_plain(column), words) or name in _plain(column))
+        if column not in plexed
+        and _may_be(table[column], name)
+        and (nearest(_plain(column), words) or name in _plain(column))
     ]
     hint = f" (is it {' or '.join(map(repr, close[:3]))}?)" if close else ""
     example = said(name, close[0]) if close else f"--columns {name}=COLUMN"
     product = " or a product, as in --columns 'tokens=STEPS*BATCH*2048'" if name == "tokens" and not close else ""
-    plexed = [column for column in left if name == "loss" and re.search(r"ppl|perplexity", column, re.IGNORECASE)]
     if plexed and not close:
         return (
             f"{where} has no column for loss; of a perplexity take the logarithm, {said('loss', f'log({plexed[0]})')}"

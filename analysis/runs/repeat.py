@@ -9,11 +9,14 @@ row is no setting.
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from analysis.runs.near import LIMITS
 from lab.check import require
 
 _PLACES = ("params", "tokens", "batch", "lr")
+_COUNTED = ("loss", "status", "flops", "steps")  # canonical columns that say no more than the places
 # Words of a column's name that tell an outcome or a running number.
 _OUTCOMES = frozenset(
     "loss losses acc accuracy ppl perplexity bpb bpc score metric metrics error stderr se std sd mfu throughput speed "
@@ -37,14 +40,23 @@ def differing(frame: pd.DataFrame, known: Sequence[str] = ()) -> tuple[int, list
         return 0, []
     found, rows = [], pd.Series(False, index=frame.index)
     for column in frame:
-        if column in (*_PLACES, *keys, "loss", "status", "flops", *known) or not _setting(frame[column], str(column)):
+        if column in (*_PLACES, *keys, *_COUNTED, *known) or not _setting(frame[column], str(column)):
             continue
-        words = pd.Series([str(value) for value in frame[column]], index=frame.index)
-        differs = words.groupby([frame[key] for key in keys], dropna=False).transform("nunique") > 1
+        differs = _differs(frame[column], [frame[key] for key in keys])
         if differs.any():
             found.append(str(column))
             rows |= differs
     return int(groups.ngroup()[rows].nunique()), found
+
+
+def _differs(values: pd.Series, keys: list[pd.Series]) -> pd.Series:
+    """In which rows a column differs within their setting: numbers by more than budgets do that are one."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.notna().all():
+        groups = values.astype(float).groupby(keys, dropna=False)
+        low, high = groups.transform("min"), groups.transform("max")
+        return high - low > LIMITS["tokens"] * np.maximum(low.abs(), high.abs())
+    words = pd.Series([str(value) for value in values], index=values.index)
+    return words.groupby(keys, dropna=False).transform("nunique") > 1
 
 
 def ask(frame: pd.DataFrame, known: Sequence[str], where: str) -> None:
