@@ -104,7 +104,7 @@ def test_an_export_is_read_whole(base: RunConfig, tmp_path: Path, capsys: pytest
     assert other.conditions == one.conditions
     assert other.notes == one.notes
     assert find_optima(other).equals(find_optima(one))
-    said = load(path, columns={"loss": "train_loss"}, batch_unit="sequences:16", require=("loss",))
+    said = load(path, columns={"loss": "train_loss"}, require=("loss",))
     assert len(said.frame) > 0  # the control: who names columns gets what is named
     for command in ("report", "status"):
         capsys.readouterr()
@@ -139,8 +139,9 @@ def test_horizon_and_compare_take_an_export(
         assert main(["horizon", str(source), "--json"]) == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0] == told[1]
-    kinds = product(axis("schedule.kind", "wsd", "cosine"), axis("data.sequences", 4, 8), axis("seed", 0, 1), RATES)
-    root = stored(base, tmp_path / "c", kinds)
+    kinds = [{"schedule.kind": "wsd"}, {"schedule.kind": "cosine", "schedule.decay_steps": None}]
+    runs = product(axis("data.sequences", 4, 8), axis("seed", 0, 1), RATES)
+    root = stored(base, tmp_path / "c", [kind | point for kind in kinds for point in runs])
     path = exported(root, tmp_path / "c.csv")
     capsys.readouterr()
     told = []

@@ -213,13 +213,15 @@ def test_tokens_from_steps_batch_and_length(batch: str, steps: str, length: str)
         (table().assign(lr=lambda frame: frame["lr"] * 1e4), {}, r"lr=\d+.* is above 10: .*other units"),
         (table().assign(loss=lambda frame: np.exp(frame["loss"])), {}, "is it a perplexity"),
         (table().rename(columns={"params": "tokens", "tokens": "params"}), {}, "fewer tokens than parameters"),
+        (table(loss=lambda one: one["loss"].where(one.index % 5 > 0, np.exp(one["loss"] + 1))), {}, "is it a perplex"),
+        (table(tokens=lambda one: one["tokens"].where(one.index > 6, one["tokens"] / 1e3)), {}, "100 times off"),
         (table(bs=128), {"batch_unit": "tokens"}, "batch=128 with tokens=.* less than a sequence"),
         (table(bs=2.0**17), {"batch_unit": "sequences:1024"}, r"batch=1.34\d+e\+08 .* fewer than 20 updates"),
         (table(bs=0.25), {"batch_unit": "sequences:1024"}, "less than a sequence"),
     ],
 )
 def test_units_that_cannot_be_are_asked_about(frame: pd.DataFrame, given: dict[str, str], words: str) -> None:
-    if "perplexity" in words:
+    if words == "is it a perplexity":
         frame["loss"] += 8.0
     with pytest.raises(InputError, match=words) as told:
         load(frame, batch_unit=given.get("batch_unit"))
@@ -264,6 +266,21 @@ def test_hints_offer_numbers_that_could_be_right() -> None:
 def test_a_condition_of_ones_own_table_is_told() -> None:
     found = load(table(**{"config.lr_scheduler_type": "cosine", "max_grad_norm": 1.0, "warmup_steps": 100})).conditions
     assert found == {"schedule": "cosine", "clip": 1.0, "warm-up": 100}
+
+
+def test_a_condition_that_goes_with_the_size_is_told() -> None:
+    frame = table(optimizer=lambda one: np.where(one["params"] < 3e8, "adamw", "muon"))
+    runs = load(frame)
+    assert any(note.startswith("optimizer differs between runs (adamw, muon)") for note in runs.notes)
+    assert "optimizer" not in runs.conditions
+    assert not any("differs" in note for note in load(table(optimizer="adamw")).notes)  # the control
+
+
+def test_bits_per_byte_are_told() -> None:
+    runs = load(table().rename(columns={"loss": "val_bpb"}))
+    assert any("bits per byte, not nats" in note for note in runs.notes)
+    both = table().rename(columns={"loss": "val_bpb"}).assign(val_loss=table()["loss"] + 1)
+    assert load(both).frame["loss"].equals(table()["loss"] + 1)  # a loss in nats wins
 
 
 @pytest.mark.parametrize("nested", [False, True])

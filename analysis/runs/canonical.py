@@ -60,6 +60,7 @@ def read(table: pd.DataFrame, names: row.Names, source: str, asked: Asked, csv: 
     frame, more = _usable(frame, [*asked.needed, "batch"], names, source)
     if "lr" in frame:
         repeat.ask(frame, asked.repeats, source)
+        more += condition.mixed(frame)
     return Read(frame, (*notes, *more), conditions)
 
 

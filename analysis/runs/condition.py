@@ -99,13 +99,29 @@ def of_table(table: pd.DataFrame) -> dict[str, Any]:
     """The conditions that a table's columns state by their names, where one value holds in all rows."""
     found: dict[str, Any] = {}
     for column in table:
-        # A tracker's folders (`config.optimizer.weight_decay`) say nothing of what a column is.
-        ends = (str(column), re.split(r"[./]", str(column))[-1])
-        plain = ("".join(letter for letter in end.lower() if letter.isalnum()) for end in ends)
-        name = next((_TABLE_FIELDS[one] for one in plain if one in _TABLE_FIELDS), None)
+        name = _condition(str(column))
         if name and name not in found and table[column].notna().all() and table[column].nunique() == 1:
             found[name] = _plain(table[column].iloc[0])
     return found
+
+
+def mixed(table: pd.DataFrame) -> list[str]:
+    """A line on each condition that is a word and takes a few values: one law over them takes them for one."""
+    found = []
+    for column in table:
+        values = list(dict.fromkeys(map(str, table[column].dropna())))
+        if _condition(str(column)) and not pd.api.types.is_numeric_dtype(table[column]) and 1 < len(values) < 6:
+            told = f"{column} differs between runs ({', '.join(values)}), and a law takes them together"
+            found.append(f"{told}: choose with --where {column}={values[0]}")
+    return found
+
+
+def _condition(column: str) -> str | None:
+    """The condition that a column of anyone's table states by its name."""
+    # A tracker's folders (`config.optimizer.weight_decay`) say nothing of what a column is.
+    ends = (column, re.split(r"[./]", column)[-1])
+    plain = ("".join(letter for letter in end.lower() if letter.isalnum()) for end in ends)
+    return next((_TABLE_FIELDS[one] for one in plain if one in _TABLE_FIELDS), None)
 
 
 def variant_axes(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:

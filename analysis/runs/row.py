@@ -21,6 +21,7 @@ SEQUENCES_BELOW = 1 << 15
 
 MOST_RATE = 10.0
 MOST_BEST_LOSS = 7.0  # nats per token that every trained model is below
+GAP = 100.0  # times in tokens per parameter that the rows of one table leave between them
 LEAST_UPDATES, MOST_UPDATES = 20, 3e6
 LEAST_BATCH, LARGE = 512, 1e6  # tokens per update that no model of so many parameters is trained with
 
@@ -108,38 +109,54 @@ def ask_units(frame: pd.DataFrame, names: Names, source: str) -> None:
     def ask(wrong: np.ndarray, columns: tuple[str, ...], why: str) -> None:
         _refuse(wrong, frame, columns, f"{why}; if it is right, --as-is", names, source)
 
-    numbers = {
-        name: frame[name].to_numpy(float) for name in ("lr", "batch", "params", "tokens", "loss") if name in frame
-    }
+    known = ("lr", "batch", "params", "tokens", "loss")
+    numbers = {name: frame[name].to_numpy(float) for name in known if name in frame}
     if "lr" in numbers:
         high = numbers["lr"] > MOST_RATE
         ask(high, ("lr",), f"is above {MOST_RATE:g}: is the peak learning rate in other units, as in thousandths?")
     if "loss" in numbers:
-        loss = numbers["loss"]
-        if np.isfinite(loss).any() and float(np.nanmin(np.where(np.isfinite(loss), loss, np.nan))) > MOST_BEST_LOSS:
-            why = (
-                f"and no loss is below {MOST_BEST_LOSS:g} nats per token: is it a perplexity? "
-                "--columns 'loss=log(NAME)'"
-            )
-            ask(np.isfinite(loss), ("loss",), why)
+        wrong, told = _perplexities(frame)
+        ask(wrong, ("loss",), f"{told}: is it a perplexity? --columns 'loss=log(NAME)'")
     if {"params", "tokens"} <= set(numbers):
-        below = numbers["tokens"] < numbers["params"]
-        if below.mean() > 0.5:
-            ask(
-                below,
-                ("tokens", "params"),
-                "are fewer tokens than parameters: are they swapped, or in other units?",
-            )
-    if "batch" not in numbers:
+        ratio = numbers["tokens"] / numbers["params"]
+        if (ratio < 1).mean() > 0.5:
+            why = ": fewer tokens than parameters: are the columns swapped, or in other units?"
+            ask(ratio < 1, ("tokens", "params"), why)
+        ask(_apart(ratio), ("tokens", "params"), f"is {GAP:g} times off the other rows: is one in other units?")
+    if not {"batch", "tokens"} <= set(numbers):
         return
-    batch = numbers["batch"]
+    batch, updates = numbers["batch"], numbers["tokens"] / numbers["batch"]
     remedy = "check the batch unit, --batch-unit tokens or sequences:LENGTH"
-    if "tokens" in numbers:
-        updates = numbers["tokens"] / batch
-        ask(updates < LEAST_UPDATES, ("batch", "tokens"), f"are fewer than {LEAST_UPDATES} updates: {remedy}")
-        large = numbers.get("params", np.full(len(batch), np.inf)) >= LARGE
-        few = ((batch < LEAST_BATCH) & large) | ((updates > MOST_UPDATES) & (batch < SEQUENCES_BELOW))
-        ask(few, ("batch", "tokens"), f"tokens per update are less than a sequence: {remedy}")
+    ask(updates < LEAST_UPDATES, ("batch", "tokens"), f"makes fewer than {LEAST_UPDATES} updates: {remedy}")
+    large = numbers.get("params", np.full(len(batch), np.inf)) >= LARGE
+    few = ((batch < LEAST_BATCH) & large) | ((updates > MOST_UPDATES) & (batch < SEQUENCES_BELOW))
+    ask(few, ("batch", "tokens"), f"has less than a sequence in an update: {remedy}")
+
+
+def _perplexities(frame: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """(losses that may be perplexities, why): all of a table that are high, or one below a rate whose loss is low."""
+    loss = frame["loss"].to_numpy(float)
+    finite = np.isfinite(loss)
+    high = finite & (loss > MOST_BEST_LOSS)
+    if high.any() and (high == finite).all():
+        return high, f"and no loss is below {MOST_BEST_LOSS:g} nats per token"
+    if "lr" not in frame or not high.any():
+        return np.zeros(len(loss), bool), ""
+    keys = [name for name in ("params", "tokens", "batch") if name in frame]
+    sound = frame["lr"].where(finite & ~high)
+    above = sound.groupby([frame[name] for name in keys], dropna=False).transform("max") if keys else sound.max()
+    return high & (frame["lr"] < above).to_numpy(), "beside lower losses at higher rates"
+
+
+def _apart(ratio: np.ndarray) -> np.ndarray:
+    """Which rows lie on the smaller side of a gap in the ratio of tokens to parameters that no design leaves."""
+    values = np.sort(np.log(ratio[np.isfinite(ratio) & (ratio > 0)]))
+    steps = np.diff(values)
+    if len(steps) == 0 or steps.max() < np.log(GAP):
+        return np.zeros(len(ratio), bool)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = np.log(ratio) <= values[int(steps.argmax())]
+    return below if below.mean() <= 0.5 else ~below
 
 
 def _refuse(
