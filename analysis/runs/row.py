@@ -21,6 +21,7 @@ SEQUENCES_BELOW = 1 << 15
 
 MOST_RATE = 10.0
 MOST_BEST_LOSS = 7.0  # nats per token that every trained model is below
+MOST_LOSS = 15.0  # nats per token: more than a uniform guess among three million tokens
 GAP = 100.0  # times in tokens per parameter that the rows of one table leave between them
 LEAST_UPDATES, MOST_UPDATES = 20, 3e6
 LEAST_BATCH, LARGE = 512, 1e6  # tokens per update that no model of so many parameters is trained with
@@ -143,7 +144,8 @@ def _perplexities(frame: pd.DataFrame) -> tuple[np.ndarray, str]:
     if "lr" not in frame or not high.any():
         return np.zeros(len(loss), bool), ""
     keys = [name for name in ("params", "tokens", "batch") if name in frame]
-    sound = frame["lr"].where(finite & ~high)
+    high &= loss > MOST_LOSS  # runs do diverge at low rates too, to the loss of a uniform guess
+    sound = frame["lr"].where(finite & (loss <= MOST_BEST_LOSS))
     above = sound.groupby([frame[name] for name in keys], dropna=False).transform("max") if keys else sound.max()
     return high & (frame["lr"] < above).to_numpy(), "beside lower losses at higher rates"
 
