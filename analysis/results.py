@@ -129,8 +129,8 @@ def of_export(table: pd.DataFrame, name: str) -> Results:
     There are no records and no configurations: what a report says of machines stays in the store.
     """
     frame = table.reset_index(drop=True)
-    told = [_only(frame, column) for column in NAMED]
-    title, axes, optimum = told[0] or name, (told[1] or "").split(), (told[2] or "optimizer.lr").split()
+    named = [_only(frame, column) for column in NAMED]
+    title, axes, optimum = named[0] or name, (named[1] or "").split(), (named[2] or "optimizer.lr").split()
     if not axes:
         axes = [str(column) for column in frame if _varies(frame, str(column))]
     frame = frame.drop(columns=[column for column in NAMED if column in frame])
@@ -140,7 +140,8 @@ def of_export(table: pd.DataFrame, name: str) -> Results:
         if "." in str(column) and frame[column].dtype == object:
             frame[column] = frame[column].where(frame[column].notna(), None)
     axes += [axis for axis in optimum if axis not in axes]
-    sweep = {"name": title, "axes": axes, "optimum_axes": optimum, "runs": {}}
+    told = {"question": "", "cost": "", "expected": ""}  # an export does not tell them
+    sweep = told | {"name": title, "axes": axes, "optimum_axes": optimum, "runs": {}}
     return Results(sweep, frame, {}, {})
 
 
