@@ -132,7 +132,7 @@ def of_export(table: pd.DataFrame, name: str) -> Results:
     named = [_only(frame, column) for column in NAMED]
     title, axes, optimum = named[0] or name, (named[1] or "").split(), (named[2] or "optimizer.lr").split()
     if not axes:
-        axes = [str(column) for column in frame if _varies(frame, str(column))]
+        axes = _independent(frame, [str(column) for column in frame if _varies(frame, str(column))])
     frame = frame.drop(columns=[column for column in NAMED if column in frame])
     if "numerics" not in frame:
         frame["numerics"] = CURRENT
@@ -149,6 +149,17 @@ def _only(frame: pd.DataFrame, column: str) -> str | None:
     """The text that a column holds in all rows."""
     values = frame[column].dropna().unique() if column in frame else []
     return str(values[0]) if len(values) == 1 else None
+
+
+def _independent(frame: pd.DataFrame, names: list[str]) -> list[str]:
+    """Settings without those that another, earlier one decides: heads and the MLP's width follow the width."""
+    kept: list[str] = []
+    for name in names:
+        deciding = [other for other in kept if other not in (*SEED_AXES, "optimizer.lr")]
+        follows = any(frame.groupby(other, dropna=False)[name].nunique(dropna=False).max() == 1 for other in deciding)
+        if name in SEED_AXES or name == "optimizer.lr" or not follows:
+            kept.append(name)
+    return kept
 
 
 def _varies(frame: pd.DataFrame, column: str) -> bool:
