@@ -14,6 +14,7 @@ cells of the same rows under the same rule.
 
 import contextlib
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,9 +33,10 @@ from analysis.power.fit import fit_power_law
 from analysis.power.holdout import Holdout, leave_one_size_out
 from analysis.power.law import PowerLaw
 from analysis.runs.boundary import CURVE, boundary
+from analysis.runs.lacking import place, reasons
 from analysis.runs.least import least_losses
-from analysis.runs.node import frame_of
-from analysis.runs.optima import BOTH, Optima, locate, swept
+from analysis.runs.node import cells_of, frame_of
+from analysis.runs.optima import BOTH, CellOptimum, Optima, locate, swept
 from analysis.runs.source import Runs
 from analysis.runs.surface import WINDOW
 from analysis.runs.target import Estimator, edges_of, parse_estimator, targets
@@ -66,6 +68,10 @@ class Fit:
     rows: Targets | None
     runs: pd.DataFrame | None = None
     refit: Callable[[pd.DataFrame], LossLaw] | None = None
+
+    def __repr__(self) -> str:
+        """The law in a few words: all its numbers are hundreds of lines."""
+        return f"Fit({self.law!r})"
 
     def judge_loss(self) -> tuple[list[LossHoldout], list[str]]:
         """The loss law, fitted in the same way to smaller runs, on the larger ones; and what cannot be held out."""
@@ -119,8 +125,7 @@ def fit(
     """
     require(
         "variant" not in runs.frame or runs.frame["variant"].nunique() == 1,
-        "the runs are of several variants, and each has a law of its own: choose with --where NAME=VALUE "
-        f"({'; '.join(map(str, list(dict.fromkeys(runs.frame.get('variant', [])))[:4]))})",
+        f"the runs are of several variants, and each has a law of its own: {_choice(runs.frame)}",
     )
     if kind == "loss":
         return _loss(runs, draws, progress, delta=delta, form=form, seed=seed, **vars(loss))
@@ -128,6 +133,17 @@ def fit(
     rule = parse_estimator(estimator)
     noise = None if loss.seed_sd is None else given(loss.seed_sd)
     return _optimum(runs, kind, rule, edges_of(rule, edges), batch, batch_regressors, window, draws, seed, noise)
+
+
+def _choice(frame: pd.DataFrame) -> str:
+    """How to choose one of a frame's variants, as a shell takes it."""
+    variants = list(dict.fromkeys(map(str, frame.get("variant", []))))
+    if not variants:
+        return ""
+    # A variant reads `parametrization mup, weight_decay 0.1`.
+    conditions = [part.split(" ", 1) for part in variants[0].split(", ")]
+    words = " ".join(f"--where {shlex.quote('='.join(one))}" for one in conditions if len(one) == 2)
+    return f"choose with {words} ({'; '.join(variants[:4])})"
 
 
 def _rule(runs: Runs, kind: Kind, given: BatchRule | None) -> BatchRule:
@@ -151,6 +167,8 @@ def _optimum(
 ) -> Fit:
     over = BOTH if batch_rule == "best" else ("lr",)
     optima = locate(runs, over=over, window=window, noise=noise)
+    if rule.kind == "surface":
+        _require_some(runs, optima)
     rows = targets(runs, rule, over=over, edges=edges, found=optima if rule.kind == "surface" else None)
     require(
         bool(rows.points()),
@@ -164,6 +182,7 @@ def _optimum(
     responses = [name for name in ("lr", "batch") if name in kind.split("+")]
     varied = {name: [one for one in regressors[name] if len(values[one]) > 1] for name in responses}
     laws = {name: fit_power_law(rows, name, varied[name], draws=draws, seed=seed) for name in responses}
+    _require_more(laws.values(), optima)
     left = rows.rows if all(law.edges == "censor" for law in laws.values()) else rows.points()
     fixed = {name: left[0].at[name] for name in known if len({row.at[name] for row in left}) == 1}
     rivals = _ways(rows, laws.values())
@@ -187,6 +206,36 @@ def _optimum(
         notes=(*runs.notes, *_notes(rows, laws)),
     )
     return Fit(law, optima, rows)
+
+
+def _require_some(runs: Runs, optima: Optima) -> None:
+    """Refuse runs without an optimum or a bound, and say why there is none and which rates to run."""
+    if not optima.interior and not any(math.isfinite(cell.edge.bound) for cell in optima.cells):
+        counts = ", ".join(f"{count} {name}" for name, count in optima.qualities.items())
+        why = reasons(cells_of(frame_of(runs), joint=optima.joint), optima.cells)
+        require(False, f"no cell has an optimum to fit a law to ({counts}); noise: {optima.noise}; {why}")
+
+
+def _require_more(laws: Iterable[PowerLaw], optima: Optima) -> None:
+    """Refuse a law that passes through its cells whatever they are: as many coefficients as optima."""
+    for law in laws:
+        if law.cells > len(law.coefficients):
+            continue
+        what = " and ".join(["a constant", *(f"the exponent of {name}" for name in law.regressors)])
+        known = [f"{_at(cell, law.response):.4g} at {place(cell)}" for cell in optima.interior[:4]]
+        more = " ..." if len(optima.interior) > 4 else ""
+        told = f"; the optima: {'; '.join(known)}{more}" if known else ""
+        require(
+            False,
+            f"no law of the {law.response}: {law.counts}, as many coefficients as cells ({what}), so nothing is left "
+            f"to tell how far they hold: run more sizes or token counts{told}",
+        )
+
+
+def _at(cell: CellOptimum, response: str) -> float:
+    """The optimum of an interior cell."""
+    found = cell.lr if response == "lr" else cell.batch
+    return math.nan if found is None else found.value
 
 
 _BATCH_WORDS = {"best": "rate and batch optimised together", "fixed": "rate optimised at a given batch"}

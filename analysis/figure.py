@@ -1,6 +1,7 @@
 """Figures: loss against learning rate with marked optima, and the optimum along an axis."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,8 @@ def coordinates(
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the bytes depend on its content alone."""
+    """Write a figure as PNG and SVG; the bytes depend on its content alone, and no name leaves the folder."""
+    name = re.sub(r"[^\w.+=-]", "_", name)  # an axis may be called lr/width
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with matplotlib.rc_context({"svg.hashsalt": name}):

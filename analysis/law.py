@@ -23,6 +23,7 @@ from typing import Any, Literal
 from analysis.loss.law import LossLaw
 from analysis.power.law import SCHEMA as POWER_SCHEMA
 from analysis.power.law import PowerLaw
+from analysis.soundness import check_power, check_summary, check_types
 from lab.check import InputError, require
 
 Kind = Literal["lr", "batch", "lr+batch", "loss"]
@@ -105,6 +106,11 @@ class Law:
     rivals: tuple[Rival, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """The law in a line; every number is in `to_dict`."""
+        parts = [repr(part) for part in (self.lr, self.batch, self.loss) if part is not None]
+        return f"Law({self.name!r}, {self.kind}, {self.estimator}: {'; '.join(parts)})"
+
     def to_dict(self) -> dict[str, Any]:
         """The law as JSON has it; `coefficient` and `exponents` are for reading, `fit` is what is read back."""
         found: dict[str, Any] = {
@@ -169,12 +175,13 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
     Raises:
         InputError: the data are no law, of another version, or damaged.
     """
-    require(data.get("format") == FORMAT, f"{where} is no law: make one with lrlab fit SOURCE --law lr --out {where}")
+    ours = isinstance(data, Mapping) and data.get("format") == FORMAT
+    require(ours, f"{where} is no law: make one with lrlab fit SOURCE --law lr --out {where}")
     version = data.get("version")
     require(version in (1, VERSION), f"{where} has version {version}, not {VERSION}: fit it again")
     try:
         data = _renewed(data, where) if version == 1 else data
-        return Law(
+        found = Law(
             name=data["name"],
             kind=data["law"],
             estimator=data["estimator"],
@@ -182,20 +189,60 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
             batch=PowerLaw.from_dict(data["batch"]["fit"]) if "batch" in data else None,
             loss=LossLaw.from_dict(data["loss"]["fit"]) if "loss" in data else None,
             penalty=Penalty(**data["penalty"]) if data["penalty"] else None,
-            edge=_edge(data["divergence"]),
+            edge=_edge(data["divergence"], version),
             conditions=data["conditions"],
             fixed=data["fixed"],
             source=data["source"],
             rivals=tuple(Rival(**(one | {"outside": tuple(one["outside"])})) for one in data["other_estimators"]),
-            notes=tuple(data["notes"]),
+            notes=_listed(data["notes"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where} is damaged ({type(error).__name__}: {error}): fit it again") from error
+        _check(found, data, where)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        told = " ".join(str(error).split())[:120]
+        raise InputError(f"{where} is damaged ({type(error).__name__}: {told}): fit it again") from error
+    return found
 
 
-def _edge(data: Mapping[str, Any] | None) -> PowerLaw | None:
+def _check(law: Law, data: Mapping[str, Any], where: str) -> None:
+    """Refuse what cannot be a law, and a readable half that says something else than `fit`.
+
+    Raises:
+        InputError: naming the number.
+    """
+    check_types(law, where)
+    require(law.kind != "loss" or law.loss is not None, f"{where} is a law of the loss without one: fit it again")
+    lacking = [name for name in law.kind.split("+") if getattr(law, name) is None]
+    require(not lacking, f"{where} is a law of the {law.kind} without one of the {', '.join(lacking)}: fit it again")
+    for name, part in (("lr", law.lr), ("batch", law.batch), ("divergence", law.edge)):
+        if part is None:
+            continue
+        check_power(part, name, where)
+        # A number of 0.1.0 is read with other rules, so of its files the law alone is compared.
+        names = ("coefficient", "exponents") if data["version"] == 1 else None
+        known = power_summary(part)
+        check_summary(data[name], {key: known[key] for key in names or known}, name, where)
+    if law.loss is not None:
+        known = loss_summary(law.loss)
+        names = ("form", *law.loss.values()) if data["version"] == 1 else None
+        check_summary(data["loss"], {key: known[key] for key in names or known}, "loss", where)
+    if "units" in data and data["version"] != 1:
+        check_summary(data["units"], UNITS, "units", where)
+    if law.penalty is not None:
+        sound = (
+            law.penalty.lr > 0 and law.penalty.cells > 0 and (law.penalty.batch is None) == (law.penalty.mixed is None)
+        )
+        require(sound, f"{where}: penalty has a curvature that is none: fit it again")
+    bad = [f"{name}={value:g}" for name, value in law.fixed.items() if value <= 0]
+    require(not bad, f"{where}: fixed {', '.join(bad)} is not above 0: fit it again")
+
+
+def _edge(data: Mapping[str, Any] | None, version: int) -> PowerLaw | None:
     """The law of the edge; None also of a file from before there was one, whose edge was half a step too low."""
-    return PowerLaw.from_dict(data["fit"]) if data and "fit" in data else None
+    if data is None or (version == 1 and (not isinstance(data, Mapping) or "fit" not in data)):
+        return None
+    return PowerLaw.from_dict(data["fit"])
 
 
 def _renewed(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -232,11 +279,38 @@ def read(path: Path) -> Law:
     """
     require(path.is_file(), f"there is no law file {path}: make one with lrlab fit SOURCE --law lr --out {path}")
     try:
-        data = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error}): give a file of lrlab fit --out") from error
+        # Numbers of thousands of digits and lists in lists in lists are ValueError and RecursionError.
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unrepeated)
+    except _Twice as error:
+        raise InputError(f"{path} has {error.args[0]!r} twice in one object: take one out, or fit it again") from error
+    except (ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is not JSON ({told}): give a file of lrlab fit --out") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a file of lrlab fit --out") from error
     require(isinstance(data, dict), f"{path} is no law: give a file of lrlab fit --out")
     return from_dict(data, str(path))
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """A list of a file; a text is none, though its letters could be one."""
+    if not isinstance(value, list):
+        raise TypeError(f"notes={value!r} is no list")
+    return tuple(value)
+
+
+class _Twice(Exception):
+    """A name that stands twice in an object of a file."""
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as a dictionary; of two values of one name nobody knows which is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Twice(twice)
+    return found
 
 
 def _finite(value: float) -> float | None:

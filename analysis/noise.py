@@ -2,7 +2,8 @@
 
 It is pooled over cells in proportion to their loss, so a cell's own noise scales with the cell: `sd(cell) = r y_best`.
 Where some cells have no repeats, the pool also holds `PRIOR` degrees of freedom of the assumed standard deviation, so
-that a few repeats which happen to agree do not silence the cells that have none.
+that a few repeats which happen to agree do not silence the cells that have none.  A few repeats in few cells that
+happen to differ do not raise it either: they are told, and the assumed one stands.
 """
 
 import math
@@ -19,6 +20,7 @@ from lab.check import require
 # Seed standard deviation of a small model's final loss where a sweep has no replicates, nats per token.
 FALLBACK_SEED_SD = 0.004
 PRIOR = 4
+_FEW = 8  # degrees of freedom below which repeats in fewer than a quarter of the cells do not raise the noise of all
 Z95 = float(stats.norm.ppf(0.975))  # two-sided 95 %
 NEAR = 1.1  # times a cell's best loss: repeats beyond it differ for other reasons
 
@@ -107,6 +109,8 @@ def _pooled(shares: Sequence[_Share]) -> Noise:
         return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates", measured=False)
     repeated = [share for share in shares if share.freedom]
     reference = float(np.average([share.best for share in repeated], weights=[share.freedom for share in repeated]))
+    if (weak := _weak(repeated, len(shares), freedom)) is not None:
+        return weak
     squares, told = sum(share.squares for share in repeated) * reference**2, ""
     if len(repeated) < len(shares):
         squares, freedom = squares + PRIOR * FALLBACK_SEED_SD**2, freedom + PRIOR
@@ -116,6 +120,20 @@ def _pooled(shares: Sequence[_Share]) -> Noise:
     what = "seed SD (beyond each seed's mean)" if all(share.paired for share in repeated) else "seed SD"
     at = f" at a loss of {reference:.3g}" if len(shares) > 1 else ""
     return Noise(sd, f"{what} {sd:.4f} nat{at}, pooled over {freedom} degrees of freedom{told}", True, reference)
+
+
+def _weak(repeated: Sequence[_Share], cells: int, freedom: int) -> Noise | None:
+    """The assumed noise, where a few repeats in few cells say more: they may differ for reasons of that cell alone."""
+    if len(repeated) * 4 >= cells or freedom >= _FEW:
+        return None
+    sd = math.sqrt(sum(share.squares * share.best**2 for share in repeated) / freedom)
+    if sd <= FALLBACK_SEED_SD:
+        return None
+    told = (
+        f"assumed seed SD {FALLBACK_SEED_SD:g} nat: repeats in {len(repeated)} of {cells} cells have one of {sd:.4f} "
+        f"with {freedom} degrees of freedom, too few to stand for all (--seed-sd {sd:.2g} takes it)"
+    )
+    return Noise(FALLBACK_SEED_SD, told, measured=False)
 
 
 def alike(rows: pd.DataFrame, axis: str) -> str:

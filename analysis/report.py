@@ -102,23 +102,26 @@ def read(root: Path, noise: Noise | None = None) -> Report:
     results = load(root)
     cells, noise = read_cells(results, noise)
     judged = [] if results.smoke else cells
-    return Report(results, cells, drifts(judged), transfers(judged, noise), noise, tuple(sections(root, results)))
+    measured = tuple(sections(root, results)) if root.is_dir() else ()  # a file of lrlab export has no points
+    return Report(results, cells, drifts(judged), transfers(judged, noise), noise, measured)
 
 
 def write(root: Path, noise: Noise | None = None) -> tuple[Report, Path]:
-    """Write `DIR/report/` (figures, `summary.json`, `report.html`) and give the page's path.
+    """Write figures, `summary.json` and `report.html`, and give the page's path.
+
+    They go into `DIR/report/`, or `NAME-report/` beside a file NAME.csv of lrlab export.
 
     Raises:
         InputError: as `read`, or the folder is a link that leads out of the store.
         DiskFull: there is no room; older files are left as they were.
     """
     report = read(root, noise)
-    folder = root / "report"
-    disk.require_inside(root, folder)
+    folder = root / "report" if root.is_dir() else root.with_name(f"{root.stem}-report")
+    disk.require_inside(folder.parent, folder)
     disk.require_folder(folder, "the report's place")
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
-        disk.require_inside(root, path)
+        disk.require_inside(folder.parent, path)
     pictures = [figure.save(figure.curves(report.cells, report.results.optimum_axis), folder, "curves")]
     for axis in sorted({drift.axis for drift in report.drifts}):
         drawn = figure.optima(report.cells, axis, report.results.optimum_axis, report.transfers)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.runs.table import read_text
 from lab import store
 from lab.check import InputError, require
 from lab.config.run import superseded
@@ -19,6 +20,10 @@ TOKEN_AXES = ("schedule.steps", "schedule.tokens")  # how long a run is
 # Labels where the last part of a dotted name would say too little, or the same as another.
 # What the axis `numerics` says of runs whose numbers a mend has changed since they were trained, and of all others.
 OLD, CURRENT = "0.1.0", "current"
+# Columns that `lrlab export` adds: the sweep's name, its axes and the axes of its optimum, separated by spaces.
+NAMED = ("sweep", "axes", "optimum_axes")
+_EXPORTED = {"run_id", "status", "loss", "params", "tokens", "optimizer.lr", "data.sequences", "data.length"}
+_NO_AXES = ("schedule.tokens", "data.fingerprint", "model.vocab")
 LABELS = {"parametrization.name": "parametrization", "parametrization.depth": "depth_rule"}
 
 
@@ -48,6 +53,11 @@ class Results:
     @property
     def optimum_axis(self) -> str:
         return self.sweep["optimum_axes"][0]
+
+    def table(self) -> pd.DataFrame:
+        """The frame as `lrlab export` writes it: with the sweep's name and axes, so that it can be read back whole."""
+        axes = {name: " ".join(self.sweep[name]) for name in NAMED[1:]}
+        return self.frame.assign(**{NAMED[0]: self.sweep.get("name", "")}, **axes)
 
     @property
     def smoke(self) -> bool:
@@ -88,11 +98,19 @@ class Results:
 
 
 def load(root: Path) -> Results:
-    """Read a store, finished or not.  What is damaged is named in `notes`, and its run pending or left out.
+    """Read a store, finished or not, or a file of `lrlab export`.
+
+    What is damaged in a store is named in `notes`, and its run pending or left out.
 
     Raises:
-        InputError: the folder is not a store, or not one run of it can be read.
+        InputError: the folder is not a store, not one run of it can be read, or the file is none of `lrlab export`.
     """
+    if root.is_file():
+        table = read_text(root)
+        require(
+            exported(table), f"{root} is no table of lrlab export: give the folder of a sweep (lrlab fit takes others)"
+        )
+        return of_export(table, root.stem)
     sweep: dict[str, Any] = store.read_sweep(root)
     records, wrong = store.scan(root)
     damaged = [
@@ -117,6 +135,57 @@ def load(root: Path) -> Results:
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
     frame = _with_durations(pd.DataFrame(rows), sweep["axes"])
     return Results(sweep, frame, records, configs, tuple(map(shown, damaged)))
+
+
+def exported(table: pd.DataFrame) -> bool:
+    """Whether a table is what `lrlab export` writes."""
+    return _EXPORTED <= set(map(str, table.columns))
+
+
+def of_export(table: pd.DataFrame, name: str) -> Results:
+    """The results that a table of `lrlab export` holds; those of a table that names no axes are the settings that vary.
+
+    There are no records and no configurations: what a report says of machines stays in the store.
+    """
+    frame = table.reset_index(drop=True)
+    named = [_only(frame, column) for column in NAMED]
+    title, axes, optimum = named[0] or name, (named[1] or "").split(), (named[2] or "optimizer.lr").split()
+    if not axes:
+        axes = _independent(frame, [str(column) for column in frame if _varies(frame, str(column))])
+    frame = frame.drop(columns=[column for column in NAMED if column in frame])
+    if "numerics" not in frame:
+        frame["numerics"] = CURRENT
+    for column in frame:
+        if "." in str(column) and frame[column].dtype == object:
+            frame[column] = frame[column].where(frame[column].notna(), None)
+    axes += [axis for axis in optimum if axis not in axes]
+    told = {"question": "", "cost": "", "expected": ""}  # an export does not tell them
+    sweep = told | {"name": title, "axes": axes, "optimum_axes": optimum, "runs": {}}
+    return Results(sweep, frame, {}, {})
+
+
+def _only(frame: pd.DataFrame, column: str) -> str | None:
+    """The text that a column holds in all rows."""
+    values = frame[column].dropna().unique() if column in frame else []
+    return str(values[0]) if len(values) == 1 else None
+
+
+def _independent(frame: pd.DataFrame, names: list[str]) -> list[str]:
+    """Settings without those that another, earlier one decides: heads and the MLP's width follow the width."""
+    kept: list[str] = []
+    for name in names:
+        deciding = [other for other in kept if other not in (*SEED_AXES, "optimizer.lr")]
+        follows = any(frame.groupby(other, dropna=False)[name].nunique(dropna=False).max() == 1 for other in deciding)
+        if name in SEED_AXES or name == "optimizer.lr" or not follows:
+            kept.append(name)
+    return kept
+
+
+def _varies(frame: pd.DataFrame, column: str) -> bool:
+    """Whether a column is a setting that takes several values; of lengths in several units, steps stand for all."""
+    setting = ("." in column and not column.startswith("exec.")) or column in SEED_AXES
+    derived = column.startswith("schedule.") and column.endswith(("_steps", "_tokens", "_fraction"))
+    return setting and not derived and column not in _NO_AXES and frame[column].nunique(dropna=False) > 1
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     plan.add_argument("--check-largest", action="store_true", help="with --on: compile the largest model too (slow)")
     plan.add_argument("--json", action="store_true", help="print as JSON")
     report = _command(commands, "report", _report, "figures, optima and drift of a sweep", "results/quickstart --json")
-    report.add_argument("dir", metavar="DIR", type=Path)
+    report.add_argument("dir", metavar="DIR", type=Path, help="a store, or a file of lrlab export")
     report.add_argument("--open", action="store_true", help="open the page in a browser")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
     report.add_argument("--seed-sd", metavar="NATS", type=float, help="noise of a run's loss, instead of its repeats'")
@@ -272,7 +272,7 @@ def _export(options: argparse.Namespace) -> int:
     frame = found.frame
     require(options.csv.parent.is_dir(), f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
     with disk.whole(options.csv) as path:
-        frame.to_csv(path, index=False)
+        found.table().to_csv(path, index=False)
     print("\n".join([shown(f"{len(frame)} runs in {options.csv}"), *found.notes]))
     return 0
 

@@ -19,7 +19,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     does = "what a schedule with fixed constants gives up against rivals tuned in every cell"
     example = "results/power_vs_wsd --challenger power --judge data.sequences=8,32"
     parser = command(commands, "compare", _compare, does, example)
-    parser.add_argument("dir", metavar="DIR", type=Path)
+    parser.add_argument("dir", metavar="DIR", type=Path, help="a store, or a file of lrlab export")
     parser.add_argument("--challenger", metavar="KIND", required=True, help="its schedule.kind")
     judged = "the judged cells; the challenger's constants are chosen on the others"
     settings.add(parser, "--judge", metavar="NAME=V1,V2", help=judged, required=True)

@@ -102,6 +102,7 @@ def _fit(options: argparse.Namespace) -> int:
         batch_unit=options.batch_unit,
         require=(*needed, "batch") if "batch" in options.law else needed,
         where=shared.where(options.where),
+        **shared.readings(options),
     )
     with patience(f"law of the {options.law}") as progress:
         found = calculator.fit(
@@ -233,7 +234,7 @@ def described(found: "Fit") -> str:
     if law.loss is not None:
         parts.append(_loss(law.loss))
     if found.optima is not None:
-        parts.append(_cells(found))
+        parts += [_cells(found), f"noise: {found.optima.noise}"]
     if law.penalty is not None:
         cost = 0.5 * law.penalty.lr * 0.480453  # (ln 2)^2
         parts.append(f"a rate twice too high or too low costs {cost:.2%} of the loss (median of {law.penalty.cells})")

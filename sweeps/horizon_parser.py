@@ -28,7 +28,7 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add `horizon`; `command` makes its parser."""
     does = "how the optimum follows tokens, batch and width, and the best batch tokens"
     parser = command(commands, "horizon", _horizon, does, "results/lr_vs_batch --out results/horizon")
-    parser.add_argument("dir", metavar="DIR", type=Path)
+    parser.add_argument("dir", metavar="DIR", type=Path, help="a store, or a file of lrlab export")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--out", metavar="DIR", type=Path, help="write the pictures there")
 

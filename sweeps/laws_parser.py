@@ -161,6 +161,7 @@ def _test(options: argparse.Namespace) -> int:
         columns=shared.columns(options.columns),
         batch_unit=options.batch_unit,
         where=shared.where(options.where),
+        **shared.readings(options),
     )
     if not options.json:
         for note in runs.notes:

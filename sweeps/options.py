@@ -1,6 +1,7 @@
 """Options that several commands share: how a table of runs is read, and what a law is asked about."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,23 @@ if TYPE_CHECKING:
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The options that say how a table is read; `columns` and `where` read two of them."""
     parser.add_argument(
-        "--columns", metavar="NAME=COLUMN,...", help="which column holds lr, batch, params, tokens, loss (or flops)"
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="which column holds lr, batch, params, tokens, loss (or flops, steps, length); also a product, as in "
+        "tokens=steps*batch*2048, or log(COLUMN)",
     )
     parser.add_argument("--batch-unit", metavar="UNIT", help="of the batch column: tokens, or sequences:2048")
+    parser.add_argument(
+        "--repeats", metavar="COLUMN,...", help="columns that only number repeats of a setting, as seeds do"
+    )
+    parser.add_argument("--as-is", action="store_true", help="take values that look like another unit as they are")
     add_where(parser)
+
+
+def readings(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--repeats` and `--as-is` say, as `analysis.runs.source.load` takes it; nothing where they say nothing."""
+    names = [name.strip() for name in (options.repeats or "").split(",") if name.strip()]
+    return ({"repeats": names} if names else {}) | ({"as_is": True} if options.as_is else {})
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +76,8 @@ def columns(text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
     found: dict[str, str] = {}
-    for part in text.split(","):
+    # A column's name may have commas: the next part begins with one of our names.
+    for part in re.split(r",(?=\s*[A-Za-z_]*\s*=|\s*[A-Za-z_]*\s*$)", text):
         name, equals, column = (word.strip() for word in part.partition("="))
         require(
             bool(equals and column), f"--columns has the part {part!r}, which names no column: write it as in lr=max_lr"

@@ -101,7 +101,8 @@ def test_rows_that_resampling_would_misread_are_named() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (lambda frame: frame.iloc[:4], {}, "4 usable rows are fewer than the 5 numbers of form=chinchilla"),
+        (lambda frame: frame.iloc[:5], {}, "5 usable rows do not exceed the 5 numbers of form=chinchilla"),
+        (lambda frame: frame.iloc[:4], {}, "4 usable rows do not exceed the 5 numbers of form=chinchilla"),
         (lambda frame: frame.assign(loss=np.nan), {}, "0 usable rows"),
         (lambda frame: frame.iloc[:0], {}, "0 usable rows"),
         (lambda frame: pd.concat([frame] * 600), {}, "21600 rows are more than 20000: give the best run of each"),

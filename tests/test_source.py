@@ -122,7 +122,11 @@ def test_tokens_from_flops() -> None:
         (lambda frame: frame.drop(columns="lr"), None, r"no column for lr: name it, as in --columns lr=COLUMN"),
         (lambda frame: frame.rename(columns={"lr": "lrn_rate"}), None, r"is it 'lrn_rate'\?.*--columns lr=lrn_rate"),
         (lambda frame: frame.drop(columns="loss"), None, "no column for loss"),
-        (lambda frame: frame.assign(val_loss=0.0), None, "loss may be 'loss' or 'val_loss': say which"),
+        (
+            lambda frame: frame.rename(columns={"loss": "train/loss"}).assign(**{"eval/loss": 2.0}),
+            None,
+            "loss may be 'train/loss' or 'eval/loss': say which, as in --columns loss=eval/loss",
+        ),
         (lambda frame: frame.assign(bs=0.0), None, "batch may be 'batch_tokens' or 'bs'"),
         (lambda frame: frame, {"lr": "lrr"}, r"no column 'lrr' \(did you mean lr\?\)"),
         (lambda frame: frame, {"tokns": "tokens"}, r"tokns is not one of .* \(did you mean tokens\?\)"),
@@ -230,9 +234,14 @@ def test_a_tables_own_word_on_its_runs() -> None:
     assert set(other["status (file)"]) == {"finished"}
 
 
-def test_two_columns_of_one_name() -> None:
-    with pytest.raises(InputError, match="two columns of one name"):
-        load(pd.concat([table(), table()[["lr"]]], axis=1))
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    """Refused by name where they differ; pandas would call the second `loss.1` and leave the first."""
+    frame = pd.concat([table(), table()[["loss"]] + 1], axis=1)
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    for either in (frame, tmp_path / "runs.csv"):
+        with pytest.raises(InputError, match="two columns of one name, 'loss', that differ: rename one"):
+            load(either)
+    assert load(pd.concat([table(), table()[["lr"]]], axis=1)).fingerprint == load(table()).fingerprint  # the control
 
 
 def test_blank_lines_do_not_shift_the_numbers(tmp_path: Path) -> None:
@@ -273,7 +282,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("unit", "factor"), [("sequences:2048", 2048), ("sequences:1024", 1024), ("tokens", 1)])
 def test_the_batch_unit(unit: str, factor: int) -> None:
     frame = table().rename(columns={"batch_tokens": "bs"}).assign(bs=128)
-    runs = load(frame, batch_unit=unit)
+    runs = load(frame, batch_unit=unit, as_is=unit == "tokens")
     assert set(runs.frame["batch"]) == {128.0 * factor}
     assert runs.conditions.get("sequence length") == (factor if factor > 1 else None)
 
@@ -342,9 +351,10 @@ def test_step_law(shared: Path) -> None:
 
 def test_the_repository_of_step_law_has_two_losses(shared: Path) -> None:
     path = shared / "laws" / "steplaw_repo_dense.csv"
-    with pytest.raises(InputError, match="loss may be 'loss' or 'smooth loss'.*--columns loss='smooth loss'"):
-        load(path, batch_unit="sequences:2048")
+    exact = load(path, batch_unit="sequences:2048")
+    assert "loss is the column of that name, not 'smooth loss'" in exact.notes
     runs = load(path, columns={"loss": "smooth loss"}, batch_unit="sequences:2048")
+    assert not exact.frame["loss"].equals(runs.frame["loss"])
     assert (len(runs.frame), runs.frame.groupby(["params", "tokens"]).ngroups) == (1911, 17)
 
 

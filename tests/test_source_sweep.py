@@ -1,10 +1,12 @@
 """A sweep folder as a table of runs: sizes, statuses, conditions, and the laws that a sweep keeps apart."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from analysis.calculator import fit
 from analysis.runs.optima import find_optima, locate
 from analysis.runs.source import load
 from lab import store
@@ -12,6 +14,7 @@ from lab.check import InputError
 from lab.config import ExecConfig, RunConfig
 from lab.record import Provenance, Result, record
 from sweeps import launch
+from sweeps.cli import main
 from sweeps.sweep import Point, Sweep, axis, product, resolved
 
 pytestmark = pytest.mark.host
@@ -84,3 +87,83 @@ def test_a_sweep_of_several_laws_keeps_them_apart(base: RunConfig, tmp_path: Pat
 def test_a_sweep_without_a_finished_run(base: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished run yet"):
         load(stored(base, tmp_path / "none", RATES, pending=7))
+
+
+def exported(root: Path, path: Path) -> Path:
+    assert main(["export", str(root), "--csv", str(path)]) == 0
+    return path
+
+
+def test_an_export_is_read_whole(base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same runs, conditions and law as of the store: 0.1.0 refused its own file, for `loss` and `train_loss`."""
+    points = product(axis("data.sequences", 4, 8), axis("seed", 0, 1), RATES)
+    root = stored(base, tmp_path / "mine", points, pending=1)
+    path = exported(root, tmp_path / "runs.csv")
+    one, other = load(root), load(path)
+    assert other.fingerprint == one.fingerprint
+    assert other.conditions == one.conditions
+    assert other.notes == one.notes
+    assert find_optima(other).equals(find_optima(one))
+    with pytest.raises(
+        InputError, match="tokens=768 is less than 1000"
+    ):  # the control: with --columns, a table like any
+        load(path, columns={"loss": "train_loss"}, require=("loss",))
+    for command in ("report", "status"):
+        capsys.readouterr()
+        told = []
+        for source in (root, path):
+            assert main([command, str(source), "--json"]) == 0
+            told.append(json.loads(capsys.readouterr().out))
+        assert told[0] == told[1]
+    assert (tmp_path / "runs-report" / "report.html").is_file()
+
+
+def test_variants_of_an_export_stay_apart_and_can_be_chosen(base: RunConfig, tmp_path: Path) -> None:
+    root = stored(base, tmp_path / "two", product(axis("parametrization.name", "mup", "sp"), RATES))
+    runs = load(exported(root, tmp_path / "runs.csv"))
+    assert set(runs.frame["variant"]) == {"parametrization mup", "parametrization sp"}
+    with pytest.raises(InputError, match=r"choose with --where parametrization=mup \(") as told:
+        fit(runs, "lr", draws=0)
+    assert "\n" not in str(told.value)
+    for source in (root, tmp_path / "runs.csv"):  # what is suggested works when it is pasted
+        assert set(load(source, where={"parametrization": "mup"}).frame["parametrization.name"]) == {"mup"}
+
+
+def test_horizon_and_compare_take_an_export(
+    base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = product(axis("schedule.steps", 8, 16, 32), axis("seed", 0, 1), RATES)
+    root = stored(base, tmp_path / "h", points)
+    path = exported(root, tmp_path / "h.csv")
+    capsys.readouterr()
+    told = []
+    for source in (root, path):
+        assert main(["horizon", str(source), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1]
+    kinds = [{"schedule.kind": "wsd"}, {"schedule.kind": "cosine", "schedule.decay_steps": None}]
+    runs = product(axis("data.sequences", 4, 8), axis("seed", 0, 1), RATES)
+    root = stored(base, tmp_path / "c", [kind | point for kind in kinds for point in runs])
+    path = exported(root, tmp_path / "c.csv")
+    capsys.readouterr()
+    told = []
+    for source in (root, path):
+        words = ["compare", str(source), "--challenger", "cosine", "--judge", "data.sequences=8", "--json"]
+        assert main(words) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1]
+
+
+def test_other_tables_are_no_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.csv").write_text("lr,params,tokens,loss\n0.1,1e6,1e8,3.0\n")
+    assert main(["report", str(tmp_path / "runs.csv")]) != 0
+    assert "is no table of lrlab export" in capsys.readouterr().err
+
+
+def test_exports_of_older_versions() -> None:
+    """They name no axes: the settings that vary are taken."""
+    docs = Path(__file__).parents[1] / "docs"
+    found = load(docs / "quickstart.csv", where={"parametrization": "mup"})
+    assert "variant" not in found.frame and found.conditions["schedule"] == "wsd"
+    assert found.frame.groupby("params").ngroups == 3
+    assert set(load(docs / "quickstart.csv").frame["variant"]) == {"parametrization sp", "parametrization mup"}

@@ -121,6 +121,11 @@ class LossLaw:
     misfit: Misfit | None = None
     lack_of_fit: LackOfFit | None = None
 
+    def __repr__(self) -> str:
+        """Form, status and numbers: draws and limits are thousands of them."""
+        told = ", ".join(f"{name} {value:.5g}" for name, value in self.values().items() if value is not None)
+        return f"LossLaw({self.form}, {self.status}: {told}; {self.rows} rows)"
+
     def values(self) -> dict[str, float | None]:
         """The PARAMETERS by name."""
         return {name: getattr(self, name) for name in PARAMETERS}

@@ -61,8 +61,8 @@ def rows_of(frame: pd.DataFrame, cluster: str | None, least: int, form: str) -> 
         sound_C &= done_C
     count = int(sound_C.sum())
     require(
-        count >= least,
-        f"{count} usable rows are fewer than the {least} numbers of form={form}: give more runs, or a form with fewer",
+        count > least,
+        f"{count} usable rows do not exceed the {least} numbers of form={form}: give more runs, or a form with fewer",
     )
     require(
         count <= MOST_ROWS,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from analysis.runs.near import LIMITS
 from analysis.target import UNKNOWN_SIDE, Target, Targets
 from lab.check import nearest, require
 
@@ -119,7 +120,7 @@ def identified(cells: Cells) -> tuple[Cells, float]:
     kept, notes = list(range(len(cells.regressors))), list(cells.notes)
     for place, name in enumerate(cells.regressors):
         values = cells.logs_CI[:, place]
-        if np.ptp(values) < 1e-9:
+        if np.ptp(values) < math.log1p(LIMITS.get(name, 0.0)) + 1e-9:
             kept.remove(place)
             notes.append(f"{name} has one value, {math.exp(values[0]):.6g}: no exponent, the law holds there only")
     condition = _condition(cells.logs_CI[:, kept])

@@ -109,6 +109,11 @@ class PowerLaw:
     curvature: Curvature | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """The formula and its counts: nodes and draws are thousands of numbers."""
+        powers = " ".join(f"{name}^{value:.4f}" for name, value in self.exponents.items())
+        return f"PowerLaw({self.response} = {self.coefficient:.6g} {powers}; {self.counts})".replace(" ;", ";")
+
     @property
     def counts(self) -> str:
         """How many optima and bounds the law is about, and what became of the bounds."""
@@ -121,9 +126,9 @@ class PowerLaw:
 
     @property
     def coefficient(self) -> float:
-        """The constant k of `y = k prod_i x_i^b_i`: exp(c_0 - b . m)."""
+        """The constant k of `y = k prod_i x_i^b_i`: exp(c_0 - b . m), at most e^700 and at least e^-700."""
         shift = sum(b * m for b, m in zip(self.coefficients[1:], self.centre, strict=True))
-        return math.exp(self.coefficients[0] - shift)
+        return math.exp(min(max(self.coefficients[0] - shift, -700.0), 700.0))
 
     @property
     def exponents(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the runs of a sweep hold fixed, as a law has to say of itself, and which of its axes make other laws."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,26 @@ _FIELDS = {
 _TABLE_FIELDS = {
     "schedule": "schedule",
     "lrschedule": "schedule",
+    "lrscheduler": "schedule",
+    "lrschedulertype": "schedule",
+    "scheduler": "schedule",
+    "schedulekind": "schedule",
+    "decayshape": "decay shape",
+    "decay": "decay",
+    "decaysteps": "decay",
+    "decayfraction": "decay",
+    "warmupratio": "warm-up",
+    "warmupfraction": "warm-up",
+    "minlrratio": "final rate / peak",
+    "finallrfrac": "final rate / peak",
+    "clip": "clip",
+    "gradclip": "clip",
+    "maxgradnorm": "clip",
+    "adambeta1": "beta1",
+    "adambeta2": "beta2",
+    "optim": "optimizer",
+    "optimizertype": "optimizer",
+    "weightdecaykind": "weight decay kind",
     "warmup": "warm-up",
     "warmupsteps": "warm-up",
     "weightdecay": "weight decay",
@@ -50,6 +71,8 @@ def of_sweep(frame: pd.DataFrame) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"params": "N non-embedding", "loss": "validation loss, nats per token"}
     for name, field in _FIELDS.items():
+        if field not in frame:  # of an export of an older version
+            continue
         values = frame[field].drop_duplicates()
         if len(values) == 1:
             found[name] = _plain(values.iloc[0])
@@ -57,6 +80,8 @@ def of_sweep(frame: pd.DataFrame) -> dict[str, Any]:
         found["numerics"] = f"bfloat16 of version {OLD}"
     per_step = frame["data.sequences"] * frame["data.length"]
     for name in ("warm-up", "decay"):
+        if f"schedule.{name.replace('-', '')}_steps" not in frame:
+            continue
         steps = frame[f"schedule.{name.replace('-', '')}_steps"].astype(float)
         ways = {
             "of the run": (steps / frame["schedule.steps"]).round(3),
@@ -74,10 +99,29 @@ def of_table(table: pd.DataFrame) -> dict[str, Any]:
     """The conditions that a table's columns state by their names, where one value holds in all rows."""
     found: dict[str, Any] = {}
     for column in table:
-        name = _TABLE_FIELDS.get("".join(letter for letter in str(column).lower() if letter.isalnum()))
+        name = _condition(str(column))
         if name and name not in found and table[column].notna().all() and table[column].nunique() == 1:
             found[name] = _plain(table[column].iloc[0])
     return found
+
+
+def mixed(table: pd.DataFrame) -> list[str]:
+    """A line on each condition that is a word and takes a few values: one law over them takes them for one."""
+    found = []
+    for column in table:
+        values = list(dict.fromkeys(map(str, table[column].dropna())))
+        if _condition(str(column)) and not pd.api.types.is_numeric_dtype(table[column]) and 1 < len(values) < 6:
+            told = f"{column} differs between runs ({', '.join(values)}), and a law takes them together"
+            found.append(f"{told}: choose with --where {column}={values[0]}")
+    return found
+
+
+def _condition(column: str) -> str | None:
+    """The condition that a column of anyone's table states by its name."""
+    # A tracker's folders (`config.optimizer.weight_decay`) say nothing of what a column is.
+    ends = (column, re.split(r"[./]", column)[-1])
+    plain = ("".join(letter for letter in end.lower() if letter.isalnum()) for end in ends)
+    return next((_TABLE_FIELDS[one] for one in plain if one in _TABLE_FIELDS), None)
 
 
 def variant_axes(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lab.check import InputError, require
+from lab.check import InputError
 
 SNAP = 0.005  # rates this close are one node that was stored with different rounding
 # Tokens per parameter beyond which two columns cannot be in the same unit.
@@ -18,6 +18,13 @@ LEAST_RATIO, MOST_RATIO = 1e-3, 1e6
 LEAST_COUNT = 1000  # parameters and tokens below this are counted in thousands, millions or billions
 # Nobody trains with this many sequences in every batch, and hardly anybody with fewer tokens.
 SEQUENCES_BELOW = 1 << 15
+
+MOST_RATE = 10.0
+MOST_BEST_LOSS = 7.0  # nats per token that every trained model is below
+MOST_LOSS = 15.0  # nats per token: more than a uniform guess among three million tokens
+GAP = 100.0  # times in tokens per parameter that the rows of one table leave between them
+LEAST_UPDATES, MOST_UPDATES = 20, 3e6
+LEAST_BATCH, LARGE = 512, 1e6  # tokens per update that no model of so many parameters is trained with
 
 
 class Names:
@@ -59,7 +66,7 @@ def check_values(frame: pd.DataFrame, names: Names, source: str) -> None:
     Raises:
         InputError: the rows and the first value.
     """
-    for name in ("lr", "batch", "params", "tokens", "loss"):
+    for name in ("lr", "batch", "params", "tokens", "loss", "steps", "length", "flops"):
         if name not in frame:
             continue
         values = frame[name].to_numpy(float)
@@ -93,6 +100,67 @@ def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
         _refuse(larger, frame, ("batch", "tokens"), why, names, source)
 
 
+def ask_units(frame: pd.DataFrame, names: Names, source: str) -> None:
+    """Ask about values that are possible and look like another unit; `as_is` of `analysis.runs.source.load` skips this.
+
+    Raises:
+        InputError: the rows, with the values of the first, and what to say.
+    """
+
+    def ask(wrong: np.ndarray, columns: tuple[str, ...], why: str) -> None:
+        _refuse(wrong, frame, columns, f"{why}; if it is right, --as-is", names, source)
+
+    known = ("lr", "batch", "params", "tokens", "loss")
+    numbers = {name: frame[name].to_numpy(float) for name in known if name in frame}
+    if "lr" in numbers:
+        high = numbers["lr"] > MOST_RATE
+        ask(high, ("lr",), f"is above {MOST_RATE:g}: is the peak learning rate in other units, as in thousandths?")
+    if "loss" in numbers:
+        wrong, told = _perplexities(frame)
+        ask(wrong, ("loss",), f"{told}: is it a perplexity? --columns 'loss=log(NAME)'")
+    if {"params", "tokens"} <= set(numbers):
+        ratio = numbers["tokens"] / numbers["params"]
+        if (ratio < 1).mean() > 0.5:
+            why = ": fewer tokens than parameters: are the columns swapped, or in other units?"
+            ask(ratio < 1, ("tokens", "params"), why)
+        ask(_apart(ratio), ("tokens", "params"), f"is {GAP:g} times off the other rows: is one in other units?")
+    if not {"batch", "tokens"} <= set(numbers):
+        return
+    batch, updates = numbers["batch"], numbers["tokens"] / numbers["batch"]
+    remedy = "check the batch unit, --batch-unit tokens or sequences:LENGTH"
+    ask(updates < LEAST_UPDATES, ("batch", "tokens"), f"makes fewer than {LEAST_UPDATES} updates: {remedy}")
+    large = numbers.get("params", np.full(len(batch), np.inf)) >= LARGE
+    few = ((batch < LEAST_BATCH) & large) | ((updates > MOST_UPDATES) & (batch < SEQUENCES_BELOW))
+    ask(few, ("batch", "tokens"), f"has less than a sequence in an update: {remedy}")
+
+
+def _perplexities(frame: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """(losses that may be perplexities, why): all of a table that are high, or one below a rate whose loss is low."""
+    loss = frame["loss"].to_numpy(float)
+    finite = np.isfinite(loss)
+    high = finite & (loss > MOST_BEST_LOSS)
+    if high.any() and (high == finite).all():
+        return high, f"and no loss is below {MOST_BEST_LOSS:g} nats per token"
+    if "lr" not in frame or not high.any():
+        return np.zeros(len(loss), bool), ""
+    keys = [name for name in ("params", "tokens", "batch") if name in frame]
+    high &= loss > MOST_LOSS  # runs do diverge at low rates too, to the loss of a uniform guess
+    sound = frame["lr"].where(finite & (loss <= MOST_BEST_LOSS))
+    above = sound.groupby([frame[name] for name in keys], dropna=False).transform("max") if keys else sound.max()
+    return high & (frame["lr"] < above).to_numpy(), "beside lower losses at higher rates"
+
+
+def _apart(ratio: np.ndarray) -> np.ndarray:
+    """Which rows lie on the smaller side of a gap in the ratio of tokens to parameters that no design leaves."""
+    values = np.sort(np.log(ratio[np.isfinite(ratio) & (ratio > 0)]))
+    steps = np.diff(values)
+    if len(steps) == 0 or steps.max() < np.log(GAP):
+        return np.zeros(len(ratio), bool)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = np.log(ratio) <= values[int(steps.argmax())]
+    return below if below.mean() <= 0.5 else ~below
+
+
 def _refuse(
     wrong: np.ndarray, frame: pd.DataFrame, columns: tuple[str, ...], why: str, names: Names, source: str
 ) -> None:
@@ -117,7 +185,11 @@ def complete(frame: pd.DataFrame, needed: Sequence[str], names: Names, source: s
         if missing.any():
             notes.append(f"{int(missing.sum())} without {name} left out ({names.some(missing)})")
             keep &= ~missing
-    require(bool(keep.any()), f"{source}: no row has {', '.join(name for name in needed if name != 'loss')}")
+    if not keep.any():
+        placing = [name for name in needed if name != "loss" and name in frame]
+        empty = [name for name in placing if frame[name].isna().all()]
+        told = " or ".join(empty) if empty else " and ".join(placing) + " together"
+        raise InputError(f"{source}: no row has {told}: fill the column, or name another with --columns")
     return keep, notes
 
 
