@@ -4,8 +4,10 @@ Over x = log2 lr the loss is a parabola with unknown coefficients plus an integr
 mean is a smoothing spline (Wahba 1978; Rasmussen and Williams 2006, section 6.3): from x to x + d its second
 derivative changes by a normal number of variance `tau^2 d`.  So `tau = gamma k` says how much of the curvature k may
 change within an octave.  gamma is one of 0.25, 0.5, 1 and 2, by prior weights and the likelihood of the points (the
-coefficients integrated out): smooth curves put it low, a cliff puts it high.  k is the curvature of a parabola through
-the points of the window of `analysis.optimum`, or its standard error where that is larger.
+coefficients integrated out): smooth curves put it low, a cliff puts it high.  k is the largest curvature that the points
+show: of a parabola through the window of `analysis.optimum`, or its standard error where that is larger, and of parabolas
+through the best point and as many on either side up to two octaves, less half of their standard errors: a valley that is
+narrow at the bottom and straight beyond it has its curvature in few of the window's points.
 """
 
 import functools
@@ -17,6 +19,8 @@ from analysis.optimum import WINDOW
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 WEIGHTS = (0.42, 0.42, 0.12, 0.04)
 DRAWS = 2000
+REACH = 2.0  # octaves from the best point
+_CLOSE = 1e-9
 
 
 def drawn(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray, x_G: np.ndarray) -> np.ndarray:
@@ -57,16 +61,27 @@ def drawn(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray, x_G: np.ndarray) -
 
 
 def _curvature(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray) -> float:
-    """Second derivative near the lowest point, in loss per squared octave, at least its standard error."""
+    """k of the module, in loss per squared octave."""
     best = int(y_P.argmin())
     near = y_P <= y_P[best] + max(WINDOW * y_P[best], 4 * float(sd_P[best]))
     first = min(max(0, best - 1), len(x_P) - 3)
     near[first : first + 3] = True
-    x = x_P[near] - x_P[best]
-    design = np.stack([np.ones_like(x), x, 0.5 * x**2], axis=1)
-    inverse = np.linalg.pinv(design)
-    error = float(np.linalg.norm(inverse[2] * sd_P[near]))
-    return max(float(inverse[2] @ y_P[near]), error, 1e-6 * abs(float(y_P[best])))
+    bend, error = _bend(x_P[near], y_P[near], sd_P[near])
+    found = max(bend, error, 1e-6 * abs(float(y_P[best])))
+    for width in range(1, min(best, len(x_P) - 1 - best) + 1):
+        around = slice(best - width, best + width + 1)
+        if max(x_P[best + width] - x_P[best], x_P[best] - x_P[best - width]) > REACH + _CLOSE:
+            break
+        bend, error = _bend(x_P[around], y_P[around], sd_P[around])
+        found = max(found, bend - error / 2)
+    return found
+
+
+def _bend(x_P: np.ndarray, y_P: np.ndarray, sd_P: np.ndarray) -> tuple[float, float]:
+    """(second derivative of the parabola by least squares, its standard error)."""
+    x_P = x_P - x_P.mean()
+    inverse_3P = np.linalg.pinv(np.stack([np.ones_like(x_P), x_P, 0.5 * x_P**2], axis=1))
+    return float(inverse_3P[2] @ y_P), float(np.linalg.norm(inverse_3P[2] * sd_P))
 
 
 def _kernel(a_A: np.ndarray, b_B: np.ndarray) -> np.ndarray:

@@ -4,10 +4,14 @@ Every truth has a rival with some settings per cell and six cells, a level of 0.
 run, and a challenger that gives up exactly nothing to the rival's best setting.
 """
 
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from analysis.inferiority import bounds, cross_fitted, judge_margin
+from analysis.inferiority import LEVEL, bounds, cross_fitted, judge_margin, seeds_needed
+from benchmarks.inferiority import differences, limits, truths
 
 pytestmark = pytest.mark.host
 
@@ -80,3 +84,37 @@ def test_size_and_power_at_a_margin() -> None:
     assert shares[1] >= 0.9
     assert verdicts[0].count("inferior") / DRAWS <= 0.08
     assert verdicts[2].count("inferior") / DRAWS >= 0.9
+
+
+def test_the_arrays_of_the_benchmark_are_the_bounds() -> None:
+    """Its table is of the bounds that are printed: an independent draw of both, and the same sums."""
+    other_RS, own_RS = np.random.default_rng(0).normal(0, 0.01, (2, 5, 4))
+    several = np.stack(limits(other_RS, own_RS), axis=1)
+    assert several == pytest.approx(np.array([bounds(o, w) for o, w in zip(other_RS, own_RS, strict=True)]), abs=1e-15)
+    rng = np.random.default_rng(1)
+    held = limits(*differences(TRUTHS["28 settings"], "normal", CELLS, 4, DRAWS, rng))[2] >= 0
+    assert np.mean(held) == pytest.approx(np.mean(drawn(TRUTHS["28 settings"], 4, DRAWS)[:, 2] >= 0), abs=0.03)
+
+
+@pytest.mark.parametrize("seeds", [4, 8])
+@pytest.mark.parametrize("name", ["seven rates, 0.3 %", "seven rates, two sides"])
+def test_the_upper_bound_holds_where_bad_settings_are_noisier(name: str, seeds: int) -> None:
+    other_RS, own_RS = differences(truths()[name], "grows with the loss", CELLS, seeds, DRAWS, np.random.default_rng(2))
+    assert np.mean(limits(other_RS, own_RS)[2] >= 0) >= 0.93
+    between_RS = (other_RS + 2 * own_RS) / 3  # the control: a fixed share of the way between the two choices
+    quantile = stats.t.ppf(LEVEL, seeds - 1) / math.sqrt(seeds)
+    upper_R = between_RS.mean(axis=1) + quantile * between_RS.std(axis=1, ddof=1)
+    if seeds == 8:
+        assert np.mean(np.maximum(upper_R, other_RS.mean(axis=1)) >= 0) < 0.9
+
+
+def test_the_seeds_that_a_refusal_asks_for_find_an_equal_challenger() -> None:
+    """Through the choice among settings: a sweep of four seeds is refused, one of the seeds that it names decides."""
+    truth_J, rng = truths()["seven rates, 0.3 %"], np.random.default_rng(3)
+    mean, _, high = limits(*differences(truth_J, "normal", CELLS, 4, DRAWS, rng))
+    half = float(np.median(high - mean))
+    seeds = seeds_needed(half, 4, half / 2)
+    passed = limits(*differences(truth_J, "normal", CELLS, seeds, DRAWS, rng))[2] < half / 2
+    few = limits(*differences(truth_J, "normal", CELLS, seeds // 2, DRAWS, rng))[2] < half / 2
+    assert np.mean(passed) >= 0.75
+    assert np.mean(few) < 0.75
