@@ -9,10 +9,10 @@ No narrow interval is right on every curve: an asymmetry too small to be seen mo
 its standard error.  So the interval asks first what the data show.
 
 1. A parabola (d = 2), or a cubic (d = 3), is believed where its residuals are not too large (`MISFIT`) and the next
-   coefficient is not seen: below `SEEN` of its standard deviations, in the window, which needs four points, and for
-   the parabola in one of 0.03 y_min, where an asymmetry is easier to see.  The interval is the hull of the vertices of
-   degrees d and d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex
-   of degree d, h the spacing of rates, m_2 = 1.3, m_3 = 1.8, f = 0.02.  What is not seen is covered by the hull and m.
+   coefficient is not seen: below `SEEN` of its standard deviations in a window of 0.03 y_min, where a change of shape
+   is easier to see; the window itself needs d + 2 points.  The interval is the hull of the vertices of degrees d and
+   d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex of degree d,
+   h the spacing of rates, m_2 = 1.3, m_3 = 1.8, f = 0.02.  What is not seen is covered by the hull and m.
 2. Elsewhere only what every curve with one valley has in common is believed: the interval is where the minimum of a
    curve can be that falls before it and rises after it (`analysis.unimodal`).
 The first is cut to the second where that is narrower.  Coverage on truths that are neither: docs/optimum.md.
@@ -255,13 +255,13 @@ def _believed(
     x_W, y_W, sd_W = x[here], y[here], sd_P[here]
     low, high = float(x_W[0]) - spacing / 2, float(x_W[-1]) + spacing / 2
     fits = [vertex(x_W, y_W, sd_W, degree) for degree in (2, 3, 4)]
-    plain, wider = fits[0], vertex(x[far], y[far], sd_P[far], 3)
+    plain = fits[0]
     if plain is None or plain.t <= Z95:
         return None
     for degree, found, more in zip((2, 3), fits, fits[1:], strict=False):
         if found is None or more is None:
             return None
-        judge = wider if degree == 2 and wider is not None else more
+        judge = vertex(x[far], y[far], sd_P[far], degree + 1) or more
         if abs(judge.t) > SEEN or found.misfit < MISFIT or not (found.within(low, high) and more.within(low, high)):
             continue
         half = Z95 * math.hypot(_WIDER[degree] * found.sd, _STEP * spacing)

@@ -4,10 +4,12 @@ Over x = log2 lr the loss is a parabola with unknown coefficients plus an integr
 mean is a smoothing spline (Wahba 1978; Rasmussen and Williams 2006, section 6.3): from x to x + d its second
 derivative changes by a normal number of variance `tau^2 d`.  So `tau = gamma k` says how much of the curvature k may
 change within an octave.  gamma is one of 0.25, 0.5, 1 and 2, by prior weights and the likelihood of the points (the
-coefficients integrated out): smooth curves put it low, a cliff puts it high.  k is the largest curvature that the points
-show: of a parabola through the window of `analysis.optimum`, or its standard error where that is larger, and of parabolas
-through the best point and as many on either side up to two octaves, less half of their standard errors: a valley that is
-narrow at the bottom and straight beyond it has its curvature in few of the window's points.
+coefficients integrated out): smooth curves put it low, a cliff puts it high.
+
+k is the largest curvature that the points show: of a parabola through the window of `analysis.optimum`, or its standard
+error where that is larger, and of parabolas through the best point and as many on either side, up to two octaves, less
+half of their standard errors.  A valley that is narrow at the bottom and straight beyond has its curvature in few of
+the window's points.
 """
 
 import functools

@@ -23,8 +23,8 @@ def show(report: "Report") -> None:
         if rows:
             terminal.print()
             terminal.print(table(header, rows))
-    for answer in report.answers():
-        terminal.print(f"\n{answer}", soft_wrap=True)
+    for number, answer in enumerate(report.answers()):
+        terminal.print(answer if number else f"\n{answer}", soft_wrap=True)
     for note in report.notes():
         terminal.print(note, soft_wrap=True)
     pending = sum(cell.pending for cell in report.cells)

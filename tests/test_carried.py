@@ -100,6 +100,20 @@ def test_a_parabola_alone_would_not_hold(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.mean(held) < 0.8
 
 
+@pytest.mark.usefixtures("few_draws")
+def test_the_bounds_hold_where_a_slope_begins_at_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the window's points show no curvature.  The control looks at the window alone."""
+    monkeypatch.setitem(TRUTHS, "kink", lambda x: 2 + np.where(x > 0, 0.1 * x, -0.01 * x))
+
+    def held() -> float:
+        parts = [drawn("kink", 1.0, seeds, shift, 8) for seeds in (1, 4) for shift in (0.0, 0.6, -0.6)]
+        return float(np.mean([high >= true - 1e-9 for part in parts for _, high, true in part]))
+
+    assert held() >= 0.87  # nine tenths, less the error of 48 draws
+    monkeypatch.setattr(spline, "REACH", 0.0)
+    assert held() < 0.75
+
+
 def grid(at: float, size: int, depth: float = 0.05) -> Cell:
     octaves = np.arange(-4.0, 4.5, 0.5)
     return cell(octaves, 2 + depth * (octaves - at) ** 2, 4, size)

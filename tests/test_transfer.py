@@ -20,7 +20,7 @@ from analysis.report import Report
 from analysis.results import Results, load
 from analysis.transfer import MOVES, TRANSFERS, Transfer, fit_line, judge, transfer_json, transfers
 from lab.config import RunConfig
-from sweeps import launch
+from sweeps import launch, table
 from sweeps.sweep import Sweep, axis, chain, product, resolved
 
 pytestmark = pytest.mark.host
@@ -301,7 +301,7 @@ def frame(slopes: dict[str, float], sizes: Sequence[int] = SIZES) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def test_the_report_holds_the_transfers() -> None:
+def test_the_report_holds_the_transfers(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["model.width", "parametrization.name", "optimizer.lr"]
     results = Results({"axes": names, "optimum_axes": ["optimizer.lr"]}, frame({"sp": -1.0, "mup": 0.0}), {}, {})
     cells, noise = read_cells(results)
@@ -329,6 +329,8 @@ def test_the_report_holds_the_transfers() -> None:
     lost, kept = report.answers()
     assert lost.startswith("sp: the rate of width 32 loses: at least 10 %") and lost.endswith("slope: moves")
     assert kept.startswith("mup: the rate of width 32 keeps: at most 0.") and kept.endswith("95 %; slope: transfers")
+    table.show(report)
+    assert f"\n\n{lost}\n{kept}\n" in capsys.readouterr().out
     (plot,) = figure.optima(cells, "model.width", "optimizer.lr", report.transfers).axes
     dashed = [line for line in plot.lines if line.get_linestyle() == "--"]
     assert len(dashed) == 2
