@@ -45,3 +45,38 @@ def test_the_verdicts_of_sweeps() -> None:
     sweeps = pd.read_csv(DOCS / "optimum_verdicts.csv")
     verdicts(sweeps)
     fails(verdicts, sweeps.assign(wrong=sweeps["wrong"] + 0.01))
+
+
+def fresh(cells: pd.DataFrame) -> None:
+    """As `coverage`, of truths that another wrote, with the number of rows below the bar."""
+    rows = []
+    for name, part in cells.groupby("truth", sort=False):
+        least = part.sort_values("coverage", kind="stable").iloc[0]
+        at = f"{least['spacing']:g} octave, {least['seeds']} seeds"
+        mean, low, without = part["coverage"].mean(), least["coverage"], part["without"].max()
+        bar = str((part["coverage"] < 0.9).sum())
+        rows.append([str(name), f"{100 * mean:.1f} %", f"{100 * low:.0f} %", at, bar, f"{100 * without:.0f} %"])
+    assert table(PAGE, "fresh truth | mean coverage") == rows
+
+
+def test_the_coverage_of_fresh_truths() -> None:
+    cells = pd.read_csv(DOCS / "optimum_coverage_fresh.csv")
+    fresh(cells)
+    fails(fresh, cells.assign(coverage=cells["coverage"] - 0.01))
+
+
+def regrets(cells: pd.DataFrame) -> None:
+    def percent(share: float) -> str:
+        return "" if pd.isna(share) else f"{100 * share:.0f} %"
+
+    rows = []
+    for row in cells.itertuples(index=False):
+        short = "" if pd.isna(row.short) else f"{row.short:.3f} %"
+        rows.append([row.truth, percent(row.upper), percent(row.lower), short, percent(row.kept), percent(row.keeping)])
+    assert table(PAGE, "truth | upper bound holds") == rows
+
+
+def test_the_coverage_of_regret_bounds() -> None:
+    cells = pd.read_csv(DOCS / "regret_coverage.csv")
+    regrets(cells)
+    fails(regrets, cells.assign(upper=cells["upper"] - 0.01))
