@@ -72,8 +72,8 @@ def regrets(cells: pd.DataFrame) -> None:
         return ["" if math.isnan(share) else f"{100 * share:.0f} %" for share in cells[name].to_numpy(float)]
 
     short = ["" if math.isnan(value) else f"{value:.3f} %" for value in cells["short"].to_numpy(float)]
-    rows = zip(cells["truth"], percent("upper"), percent("lower"), short, percent("kept"), percent("keeping"), strict=True)
-    assert table(PAGE, "truth | upper bound holds") == [list(row) for row in rows]
+    columns = (cells["truth"], percent("upper"), percent("lower"), short, percent("kept"), percent("keeping"))
+    assert table(PAGE, "truth | upper bound holds") == [list(row) for row in zip(*columns, strict=True)]
 
 
 def test_the_coverage_of_regret_bounds() -> None:
