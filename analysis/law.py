@@ -189,7 +189,7 @@ def from_dict(data: Mapping[str, Any], where: str) -> Law:
             batch=PowerLaw.from_dict(data["batch"]["fit"]) if "batch" in data else None,
             loss=LossLaw.from_dict(data["loss"]["fit"]) if "loss" in data else None,
             penalty=Penalty(**data["penalty"]) if data["penalty"] else None,
-            edge=_edge(data["divergence"], version),
+            edge=_edge(data["divergence"], int(version or 1)),
             conditions=data["conditions"],
             fixed=data["fixed"],
             source=data["source"],

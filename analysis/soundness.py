@@ -152,7 +152,7 @@ def _sound(value: Any, hint: Any, path: str, where: str) -> bool:
         for name, one in value.items():
             _check(one, parts[1], f"{path}.{name}", where)
         return True
-    return isinstance(value, hint)
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
 def _tuple(value: Any, parts: tuple[Any, ...], path: str, where: str) -> bool:

@@ -65,7 +65,7 @@ def test_losses_that_are_one_at_different_rates_are_named() -> None:
 def test_a_stated_noise_takes_the_place_of_repeats(tmp_path: Path) -> None:
     """In laws, of a table as a person gives it; what is not above 0 is refused."""
     rng = np.random.default_rng(3)
-    rows = pd.concat([cell(2.0, 0.002, 2, rng).assign(params=p, tokens=20 * p) for p in (1e6, 4e6, 1.6e7)])
+    rows = pd.concat([cell(2.0, 0.002, 2, rng).assign(params=p, tokens=20 * p) for p in (1e6, 4e6, 1.6e7, 6.4e7)])
     rows.drop(columns=["cell", "status"]).to_csv(tmp_path / "runs.csv", index=False)
     runs = load(tmp_path / "runs.csv")
     found = [fit(runs, "lr", loss=LossOptions(seed_sd=sd), draws=0).optima for sd in (None, 0.02)]

@@ -50,11 +50,11 @@ def states(table: pd.DataFrame, where: str) -> tuple[pd.Series | None, list[str]
             unknown = ~words.isin(_KNOWN) & ~empty
             if unknown.any():
                 raise InputError(
-                    f"{where}: {column}={table.loc[unknown, column].iloc[0]!r} is no known word for a run's end "
+                    f"{where}: {column}={table[column][unknown].iloc[0]!r} is no known word for a run's end "
                     f"(as finished, crashed, diverged): correct it, or choose rows by --where {column}=VALUE"
                 )
             # Where only what went wrong has a word, the others ended.
-            lacking = empty & words.isin(DONE).any()
+            lacking = empty & bool(words.isin(DONE).any())
             found = found.mask(words.isin(PENDING) | lacking, "pending")
             found = found.mask(words.isin(DIVERGED) & ~empty, "diverged")
         elif plain in _DIVERGED_FLAGS and words.isin(_TRUE | _FALSE).all():
