@@ -9,10 +9,11 @@ No narrow interval is right on every curve: an asymmetry too small to be seen mo
 its standard error.  So the interval asks first what the data show.
 
 1. A parabola (d = 2), or a cubic (d = 3), is believed where its residuals are not too large (`MISFIT`) and the next
-   coefficient is not seen: below `SEEN` of its standard deviations in a window of 0.03 y_min, where a change of shape
-   is easier to see; the window itself needs d + 2 points.  The interval is the hull of the vertices of degrees d and
-   d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex of degree d,
-   h the spacing of rates, m_2 = 1.3, m_3 = 1.8, f = 0.02.  What is not seen is covered by the hull and m.
+   coefficient is not seen: below `SEEN` of its standard deviations in a window 1.5 times as high, where a change of
+   shape is easier to see; the window itself needs d + 2 points.  The interval is the hull of the vertices of degrees d
+   and d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex of degree
+   d, h the spacing of rates, m_3 = 1.8, f = 0.02, m_2 = 1.6, and 1.25 in windows of five points or fewer, where the
+   cubic's vertex alone makes the hull wide.  What is not seen is covered by the hull and m.
 2. Elsewhere only what every curve with one valley has in common is believed: the interval is where the minimum of a
    curve can be that falls before it and rises after it (`analysis.unimodal`).
 The first is cut to the second where that is narrower.  Coverage on truths that are neither: docs/optimum.md.
@@ -35,8 +36,10 @@ Quality = Literal["interior", "edge-low", "edge-high", "flat", "too-few"]
 
 SEEN = 1.05
 MISFIT = 0.05
-WINDOW, WIDE = 0.02, 0.03
-_WIDER = {2: 1.3, 3: 1.8}
+WINDOW, WIDE = 0.02, 1.5
+FEW = 5  # points of a window
+_WIDER = {2: 1.6, 3: 1.8}
+_WIDER_OF_FEW = _WIDER | {2: 1.25}
 _STEP = 0.02
 _BIAS = 0.17
 
@@ -264,7 +267,8 @@ def _believed(
         judge = vertex(x[far], y[far], sd_P[far], degree + 1) or more
         if abs(judge.t) > SEEN or found.misfit < MISFIT or not (found.within(low, high) and more.within(low, high)):
             continue
-        half = Z95 * math.hypot(_WIDER[degree] * found.sd, _STEP * spacing)
+        wider = (_WIDER if len(x_W) > FEW else _WIDER_OF_FEW)[degree]
+        half = Z95 * math.hypot(wider * found.sd, _STEP * spacing)
         return Believed(degree, min(found.x, more.x) - half, max(found.x, more.x) + half)
     return None
 
@@ -279,8 +283,8 @@ def _excess(x: np.ndarray, y: np.ndarray, sd_P: np.ndarray) -> float:
     return max(1.0, math.sqrt(float(squares[0]) / free)) if len(squares) else 1.0
 
 
-def _window(y: np.ndarray, best: int, sd: float, grids: int = 1, share: float = WINDOW) -> tuple[int, int]:
-    """[left, right) around the lowest point: contiguous, both neighbours always inside.
+def _window(y: np.ndarray, best: int, sd: float, grids: int = 1, height: float = 1.0) -> tuple[int, int]:
+    """[left, right) around the lowest point, `height` times as high as the module says: contiguous, with neighbours.
 
     Of interleaved grids, running means over one point of each count instead of points, and 4 of their sds: seeds
     differ in shape as well as in level, and one that stands out would end the window.
@@ -288,7 +292,7 @@ def _window(y: np.ndarray, best: int, sd: float, grids: int = 1, share: float = 
     size = min(grids, len(y))
     means = np.convolve(y, np.full(size, 1 / size), "valid")
     lowest = int(means.argmin())
-    limit = means[lowest] + max(share * means[lowest], 4 * sd / math.sqrt(size))
+    limit = means[lowest] + height * max(WINDOW * means[lowest], 4 * sd / math.sqrt(size))
     left = right = lowest
     while left > 0 and means[left - 1] <= limit:
         left -= 1
