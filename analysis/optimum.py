@@ -12,7 +12,7 @@ its standard error.  So the interval asks first what the data show.
    coefficient is not seen: below `SEEN` of its standard deviations in a window 1.5 times as high, where a change of
    shape is easier to see; the window itself needs d + 2 points.  The interval is the hull of the vertices of degrees d
    and d + 1 and `z sqrt((m_d sd_d)^2 + (f h)^2)` on either side: sd_d is the standard deviation of the vertex of degree
-   d, h the spacing of rates, m_3 = 1.8, f = 0.02, m_2 = 1.6, and 1.25 in windows of five points or fewer, where the
+   d, h the spacing of rates, m_3 = 1.8, f = 0.02, m_2 = 1.5, and 1.25 in windows of five points or fewer, where the
    cubic's vertex alone makes the hull wide.  What is not seen is covered by the hull and m.
 2. Elsewhere only what every curve with one valley has in common is believed: the interval is where the minimum of a
    curve can be that falls before it and rises after it (`analysis.unimodal`).
@@ -38,7 +38,7 @@ SEEN = 1.05
 MISFIT = 0.05
 WINDOW, WIDE = 0.02, 1.5
 FEW = 5  # points of a window
-_WIDER = {2: 1.6, 3: 1.8}
+_WIDER = {2: 1.5, 3: 1.8}
 _WIDER_OF_FEW = _WIDER | {2: 1.25}
 _STEP = 0.02
 _BIAS = 0.17

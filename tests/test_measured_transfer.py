@@ -161,6 +161,23 @@ def test_the_quickstart_of_the_readme() -> None:
     fails(the_quickstart, shifted("quickstart"))
 
 
+def the_split(found: Read) -> None:
+    """The answers of the quickstart on the split that leaves near copies on one side."""
+    cells, _, _, noise = found
+    answers = {one.parametrization: one.carried for one in transfers(cells, noise)}
+    for name in ("sp", "mup"):
+        carried = answers[name]
+        assert carried
+        says(README, f'"{carried.sentence}"')
+
+
+def test_the_quickstart_on_todays_split() -> None:
+    frame = pd.read_csv(DOCS / "quickstart_split.csv")
+    the_split(read(results("quickstart", frame)))
+    noise = np.random.default_rng(0).normal(0, 0.004, len(frame))
+    fails(the_split, read(results("quickstart", frame.assign(loss=frame["loss"] + noise))))
+
+
 def test_widths() -> None:
     widths(measured("lr_vs_width"))
     fails(widths, shifted("lr_vs_width"))
