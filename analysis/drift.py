@@ -91,8 +91,12 @@ def others(cell: Cell, axis: str) -> dict[str, Any]:
 
 
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Axis values under their short names, as the JSON has them."""
-    return {axis_label(name): value for name, value in values.items()}
+    """Axis values under their short names, as the JSON has them; axes whose short names are one keep their own."""
+    labels = [axis_label(name) for name in values]
+    return {
+        label if labels.count(label) == 1 else name: value
+        for label, (name, value) in zip(labels, values.items(), strict=True)
+    }
 
 
 def summary(cells: Sequence[Cell], moved: Sequence[Drift], noise: Noise, optimum_axis: str) -> dict[str, Any]:

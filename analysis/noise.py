@@ -3,7 +3,8 @@
 It is pooled over cells in proportion to their loss, so a cell's own noise scales with the cell: `sd(cell) = r y_best`.
 Where some cells have no repeats, the pool also holds `PRIOR` degrees of freedom of the assumed standard deviation, so
 that a few repeats which happen to agree do not silence the cells that have none.  A few repeats in few cells that
-happen to differ do not raise it either: they are told, and the assumed one stands.
+happen to differ do not raise it either: they are told, and the assumed one stands.  Either way such noise is not
+measured, so that the residuals of each cell still count where they show more (`analysis.optimum`).
 """
 
 import math
@@ -109,7 +110,8 @@ def _pooled(shares: Sequence[_Share]) -> Noise:
         return Noise(FALLBACK_SEED_SD, f"assumed seed SD {FALLBACK_SEED_SD:g} nat: no replicates", measured=False)
     repeated = [share for share in shares if share.freedom]
     reference = float(np.average([share.best for share in repeated], weights=[share.freedom for share in repeated]))
-    if (weak := _weak(repeated, len(shares), freedom)) is not None:
+    few = len(repeated) * 4 < len(shares) and freedom < _FEW
+    if few and (weak := _weak(repeated, len(shares), freedom)) is not None:
         return weak
     squares, told = sum(share.squares for share in repeated) * reference**2, ""
     if len(repeated) < len(shares):
@@ -119,13 +121,11 @@ def _pooled(shares: Sequence[_Share]) -> Noise:
     sd = max(math.sqrt(squares / freedom), 1e-6)
     what = "seed SD (beyond each seed's mean)" if all(share.paired for share in repeated) else "seed SD"
     at = f" at a loss of {reference:.3g}" if len(shares) > 1 else ""
-    return Noise(sd, f"{what} {sd:.4f} nat{at}, pooled over {freedom} degrees of freedom{told}", True, reference)
+    return Noise(sd, f"{what} {sd:.4f} nat{at}, pooled over {freedom} degrees of freedom{told}", not few, reference)
 
 
 def _weak(repeated: Sequence[_Share], cells: int, freedom: int) -> Noise | None:
     """The assumed noise, where a few repeats in few cells say more: they may differ for reasons of that cell alone."""
-    if len(repeated) * 4 >= cells or freedom >= _FEW:
-        return None
     sd = math.sqrt(sum(share.squares * share.best**2 for share in repeated) / freedom)
     if sd <= FALLBACK_SEED_SD:
         return None

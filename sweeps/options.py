@@ -16,12 +16,16 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns",
         metavar="NAME=COLUMN,...",
+        action="append",
         help="which column holds lr, batch, params, tokens, loss (or flops, steps, length); also a product, as in "
-        "tokens=steps*batch*2048, or log(COLUMN)",
+        "tokens=steps*batch*2048, log(COLUMN), 2**COLUMN, 10**COLUMN or exp(COLUMN)",
     )
     parser.add_argument("--batch-unit", metavar="UNIT", help="of the batch column: tokens, or sequences:2048")
     parser.add_argument(
-        "--repeats", metavar="COLUMN,...", help="columns that only number repeats of a setting, as seeds do"
+        "--repeats",
+        metavar="COLUMN,...",
+        action="append",
+        help="columns that only number repeats of a setting, as seeds do",
     )
     parser.add_argument("--as-is", action="store_true", help="take values that look like another unit as they are")
     add_where(parser)
@@ -29,7 +33,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 def readings(options: argparse.Namespace) -> dict[str, Any]:
     """What `--repeats` and `--as-is` say, as `analysis.runs.source.load` takes it; nothing where they say nothing."""
-    names = [name.strip() for name in (options.repeats or "").split(",") if name.strip()]
+    names = [name.strip() for text in options.repeats or () for name in text.split(",") if name.strip()]
     return ({"repeats": names} if names else {}) | ({"as_is": True} if options.as_is else {})
 
 
@@ -65,19 +69,20 @@ def edges(text: str | None) -> "Edges | None":
     return ways[text]
 
 
-def columns(text: str | None) -> dict[str, str] | None:
-    """`lr=max_lr,batch=bsz` as a mapping of our names to theirs.
+def columns(texts: str | Sequence[str] | None) -> dict[str, str] | None:
+    """`lr=max_lr,batch=bsz`, in one option or several, as a mapping of our names to theirs.
 
     Raises:
         InputError: a part without =, an unknown name, or one given twice.
     """
     from analysis.runs.column import MAPPED
 
-    if text is None:
+    if texts is None:
         return None
     found: dict[str, str] = {}
     # A column's name may have commas: the next part begins with one of our names.
-    for part in re.split(r",(?=\s*[A-Za-z_]*\s*=|\s*[A-Za-z_]*\s*$)", text):
+    ends = r",(?=\s*[A-Za-z_]*\s*=|\s*[A-Za-z_]*\s*$)"
+    for part in (part for text in ([texts] if isinstance(texts, str) else texts) for part in re.split(ends, text)):
         name, equals, column = (word.strip() for word in part.partition("="))
         require(
             bool(equals and column), f"--columns has the part {part!r}, which names no column: write it as in lr=max_lr"

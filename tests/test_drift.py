@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
-from analysis.drift import Cell, Drift, drifts, read_cells, summary
+from analysis.drift import Cell, Drift, drifts, named, read_cells, summary
 from analysis.noise import Noise
 from analysis.optimum import Optimum, Points, find_optimum
 from analysis.report import Report
@@ -182,3 +182,10 @@ def test_from_runs_to_the_drift_the_sides_stay_where_they_are() -> None:
     assert drift.octaves == pytest.approx(b - a)
     assert drift.low == pytest.approx(b - a - math.hypot(b - b_low, a_high - a))
     assert drift.high == pytest.approx(b - a + math.hypot(b_high - b, a - a_low))
+
+
+def test_axes_of_one_label_keep_their_own_names() -> None:
+    """The JSON held the last `kind` alone, of a sweep over optimizers and schedules."""
+    both = {"optimizer.kind": "adamw", "schedule.kind": "wsd", "model.width": 64}
+    assert named(both) == {"optimizer.kind": "adamw", "schedule.kind": "wsd", "width": 64}
+    assert named({"optimizer.kind": "adamw"}) == {"kind": "adamw"}  # the control

@@ -46,6 +46,8 @@ def test_repeats_of_one_cell_do_not_silence_the_others() -> None:
     freedom = len(RATES) - 1
     assert noise.sd == pytest.approx(FALLBACK_SEED_SD * (PRIOR / (PRIOR + freedom)) ** 0.5)
     assert "1 of 9 cells have repeats" in noise.source and f"{PRIOR} of them of an assumed" in noise.source
+    assert not noise.measured  # so that what the residuals of a cell show still counts
+    assert pooled_noise([(same, "lr"), single[0]]).measured  # a control: half of the cells are no few
     assert pooled_noise([(same, "lr")]).sd == 1e-6  # the control: where all have repeats, they are what is known
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lab import store
 from lab.check import InputError
 from lab.config import ExecConfig, RunConfig
 from lab.record import Provenance, Result, record
-from sweeps import launch
+from sweeps import launch, options
 from sweeps.cli import main
 from sweeps.sweep import Point, Sweep, axis, product, resolved
 
@@ -82,6 +83,21 @@ def test_a_sweep_of_several_laws_keeps_them_apart(base: RunConfig, tmp_path: Pat
     one = load(root, where={"parametrization.name": "sp"})
     assert "variant" not in one.frame
     assert one.conditions["parametrization"] == "sp"
+
+
+def test_the_choice_of_a_variant_works_when_pasted(base: RunConfig, tmp_path: Path) -> None:
+    """`--where kind=adamw` was told, and `kind` is the label of three columns: of the model, optimizer and schedule."""
+    root = stored(base, tmp_path / "two", product(axis("optimizer.kind", "adamw", "lion"), RATES))
+    with pytest.raises(InputError, match="each has a law of its own: choose with ") as told:
+        fit(load(root), "lr", draws=0)
+    pasted = shlex.split(str(told.value).partition("choose with ")[2].partition(" (")[0])
+    assert pasted == ["--where", "optimizer.kind=adamw"]
+    one = load(root, where=options.where(pasted[1:]))
+    assert len(one.frame) == 7 and one.conditions["optimizer"] == "adamw" and "variant" not in one.frame
+    with pytest.raises(InputError, match=r"kind may be .*optimizer.kind.*choose with --where optimizer.kind=adamw$"):
+        load(root, where={"kind": "adamw"})
+    with pytest.raises(InputError, match="has no column 'kinds'"):  # the control
+        load(root, where={"kinds": "adamw"})
 
 
 def test_a_sweep_without_a_finished_run(base: RunConfig, tmp_path: Path) -> None:

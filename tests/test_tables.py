@@ -277,8 +277,11 @@ def test_a_condition_that_goes_with_the_size_is_told() -> None:
 
 
 def test_bits_per_byte_are_told() -> None:
-    runs = load(table().rename(columns={"loss": "val_bpb"}))
-    assert any("bits per byte, not nats" in note for note in runs.notes)
+    for name in ("val_bpb", "bits_per_byte", "eval/Bits per byte"):
+        runs = load(table().rename(columns={"loss": name}))
+        assert any("bits per byte, not nats" in note for note in runs.notes)
+    with pytest.raises(InputError, match="no column for loss"):  # the control
+        load(table().rename(columns={"loss": "bytes_per_bit"}))
     both = table().rename(columns={"loss": "val_bpb"}).assign(val_loss=table()["loss"] + 1)
     assert load(both).frame["loss"].equals(table()["loss"] + 1)  # a loss in nats wins
 

@@ -68,11 +68,15 @@ def chosen(frame: pd.DataFrame, where: Mapping[str, Any] | None, source: str) ->
     """The rows whose columns have the wanted values; a column may be called by its label, the last part of its name.
 
     Raises:
-        InputError: no such column, or no such row.
+        InputError: no such column, several of that label, or no such row.
     """
     for name, value in (where or {}).items():
         labelled = [str(other) for other in frame if axis_label(str(other)) == name]
         known = name if name in frame or len(labelled) != 1 else labelled[0]
+        if known not in frame and labelled:
+            varying = next((one for one in labelled if frame[one].astype(str).nunique() > 1), labelled[0])
+            told = f"{' or '.join(labelled)}: choose with --where {varying}={value}"
+            raise InputError(f"{source}: {name} may be {told}")
         check.require(
             known in frame,
             f"{source} has no column {name!r}{check.nearest(name, map(str, frame.columns))} to choose by",
@@ -186,9 +190,9 @@ def _counted(
             f"{source}: tokens = {found.get('steps', 'steps')} x batch needs the batch in tokens: give --batch-unit, "
             "as in sequences:2048"
         )
-    row.check_units(frame, names, source)
+    row.check_units(frame, names, source, found)
     if not asked.as_is:
-        row.ask_units(frame, names, source)
+        row.ask_units(frame, names, source, found)
     return frame, notes, conditions
 
 

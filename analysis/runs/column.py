@@ -200,7 +200,8 @@ def _others(table: pd.DataFrame, name: str, taken: set[str]) -> list[str]:
 
 def _bits(table: pd.DataFrame) -> list[str]:
     """Columns of bits per byte, as nanochat (`val_bpb`) and Marin (`eval/paloma/c4_en/bpb`) tell a loss."""
-    return [column for column in map(str, table.columns) if re.search(r"(^|[_./])bpb$", column.lower())]
+    ends = r"(^|[_./ ])(bpb|bits[ _]per[ _]byte)$"
+    return [column for column in map(str, table.columns) if re.search(ends, column.lower())]
 
 
 def _matches(column: str, name: str) -> bool:
@@ -243,6 +244,8 @@ def _missing(table: pd.DataFrame, name: str, found: Mapping[str, str], where: st
     hint = f" (is it {' or '.join(map(repr, close[:3]))}?)" if close else ""
     example = said(name, close[0]) if close else f"--columns {name}=COLUMN"
     product = " or a product, as in --columns 'tokens=STEPS*BATCH*2048'" if name == "tokens" and not close else ""
+    if not close and (undone := _logarithm(left, name)):
+        return f"{where} has no column for {name}; of a logarithm take the power, {said(name, undone)}"
     if plexed and not close:
         return (
             f"{where} has no column for loss; of a perplexity take the logarithm, {said('loss', f'log({plexed[0]})')}"
@@ -250,9 +253,19 @@ def _missing(table: pd.DataFrame, name: str, found: Mapping[str, str], where: st
     return f"{where} has no column for {name}{hint}: name it, as in {example}{product}; it has {_listed(left)}"
 
 
+def _logarithm(columns: Sequence[str], name: str) -> str | None:
+    """What undoes the first column that is by its name the logarithm of a quantity, as in 2**log2_lr."""
+    for column in columns:
+        found = re.fullmatch(r"(log2|log10|log|ln)(.+)", _plain(column))
+        if found and found[2] in _SYNONYMS[name] | {name}:
+            base = found[1].removeprefix("log")
+            return f"{base}**{column}" if base in ("2", "10") else f"exp({column})"
+    return None
+
+
 def _plain(column: str) -> str:
     """A column's name without case, spaces and punctuation."""
-    return re.sub(r"[^a-z0-9]", "", column.lower())
+    return re.sub(r"[^a-z0-9]", "", column.lower().replace("\u03b7", "eta"))
 
 
 def _listed(columns: Iterable[str], most: int = 12) -> str:

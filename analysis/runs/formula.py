@@ -1,4 +1,7 @@
-"""A quantity that is said as a product of columns and numbers, `max_steps*batch*2048`, or as `log(COLUMN)`."""
+"""A quantity that is said as a product of columns and numbers, `max_steps*batch*2048`, as `log(COLUMN)`, or as a power.
+
+A column of logarithms is undone by `2**COLUMN`, `10**COLUMN` or `exp(COLUMN)`.
+"""
 
 import re
 from collections.abc import Callable, Collection
@@ -7,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 _LOG = re.compile(r"(?:log|ln)\((.+)\)")
+_POWER = re.compile(r"(?:(?P<base>2|10)\s*\*\*\s*(?P<column>.+)|exp\((?P<natural>.+)\))")
 _NUMBER = re.compile(r"[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?")
 
 
@@ -17,6 +21,8 @@ def columns(text: str, known: Collection[str] = ()) -> list[str]:
     logged = _LOG.fullmatch(text.strip())
     if logged:
         return [logged[1].strip()]
+    if power := _POWER.fullmatch(text.strip()):
+        return [(power["column"] or power["natural"]).strip()]
     if "*" not in text:
         return [text]
     return [part for part in _factors(text) if not _NUMBER.fullmatch(part)]
@@ -30,6 +36,9 @@ def value(text: str, table: pd.DataFrame, read: Callable[[str], np.ndarray]) -> 
     if logged:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log(read(logged[1].strip()))
+    if power := _POWER.fullmatch(text.strip()):
+        with np.errstate(over="ignore"):
+            return float(power["base"] or np.e) ** read((power["column"] or power["natural"]).strip())
     if "*" not in text:
         return read(text)
     found = np.ones(len(table))

@@ -5,11 +5,14 @@ nowhere and is left out, with a note.  What cannot be true (a negative loss, a b
 with the rows' names, because it is a mistake in the table that the other rows may share.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from analysis.runs import formula
+from analysis.runs.column import said
 from lab.check import InputError
 
 SNAP = 0.005  # rates this close are one node that was stored with different rounding
@@ -54,10 +57,22 @@ def numbers(column: pd.Series, name: str, names: Names, source: str) -> np.ndarr
     wrong = np.isnan(found) & ~blank
     if wrong.any():
         value = column.iloc[int(np.flatnonzero(wrong)[0])]
-        raise InputError(
-            f"{source}, {names.some(wrong, most=1)}: {name}={value!r} is not a number: correct it, or empty the cell"
-        )
+        meant = _meant(str(value))
+        remedy = "correct it, or empty the cell" if meant is None else f"write {meant}"
+        raise InputError(f"{source}, {names.some(wrong, most=1)}: {name}={value!r} is not a number: {remedy}")
     return found
+
+
+def _meant(text: str) -> str | None:
+    """How a number that people write as 125M, 1.5 B or 25,000,000 is written in a table."""
+    short = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMbBgGtT])", text.strip())
+    if short:
+        return short[1] + {"k": "e3", "m": "e6", "b": "e9", "g": "e9", "t": "e12"}[short[2].lower()]
+    # One group may be a decimal comma; several are thousands.
+    grouped = re.fullmatch(
+        r"[0-9]{1,3}(?:(?:,[0-9]{3}){2,}|(?:\.[0-9]{3}){2,}|(?:[ '_\u00a0\u202f][0-9]{3})+)", text.strip()
+    )
+    return re.sub(r"[^0-9]", "", text) if grouped else None
 
 
 def check_values(frame: pd.DataFrame, names: Names, source: str) -> None:
@@ -79,8 +94,8 @@ def check_values(frame: pd.DataFrame, names: Names, source: str) -> None:
             raise InputError(f"{source}, {names.some(wrong)}: {name}={value:g}, but {what}: correct or drop the rows")
 
 
-def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
-    """Refuse counts that are in other units than the rest, or than they should be.
+def check_units(frame: pd.DataFrame, names: Names, source: str, origins: Mapping[str, str] = {}) -> None:
+    """Refuse counts that are in other units than the rest, or than they should be; `origins` are the table's columns.
 
     Raises:
         InputError: the rows, with the values of the first.
@@ -88,8 +103,12 @@ def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
     raw = "give raw counts, never thousands, millions or billions"
     for name in ("params", "tokens"):
         if name in frame:
-            few = frame[name].to_numpy(float) < LEAST_COUNT
-            _refuse(few, frame, (name,), f"is less than {LEAST_COUNT}: {raw}", names, source)
+            values = frame[name].to_numpy(float)
+            few = values < LEAST_COUNT
+            # Sizes in millions are rarely below ten, token counts are rarely told in millions.
+            factor = "1e6" if name == "params" and np.nanmin(values, initial=np.inf) >= 10 else "1e9"
+            why = f"is less than {LEAST_COUNT}: {raw}{_times(name, factor, origins) if few.all() else ''}"
+            _refuse(few, frame, (name,), why, names, source)
     if {"params", "tokens"} <= set(frame):
         ratio = frame["tokens"].to_numpy(float) / frame["params"].to_numpy(float)
         _refuse(ratio < LEAST_RATIO, frame, ("tokens", "params"), f"cannot be one unit: {raw}", names, source)
@@ -100,8 +119,17 @@ def check_units(frame: pd.DataFrame, names: Names, source: str) -> None:
         _refuse(larger, frame, ("batch", "tokens"), why, names, source)
 
 
-def ask_units(frame: pd.DataFrame, names: Names, source: str) -> None:
+def _times(name: str, factor: str, origins: Mapping[str, str]) -> str:
+    """`, as in --columns 'tokens=D*1e9'`; empty where the quantity is no column of the table but a formula."""
+    origin = origins.get(name, "*")
+    plain = formula.columns(origin) == [origin]
+    return f", as in {said(name, f'{origin}*{factor}')}" if plain else ""
+
+
+def ask_units(frame: pd.DataFrame, names: Names, source: str, origins: Mapping[str, str] = {}) -> None:
     """Ask about values that are possible and look like another unit; `as_is` of `analysis.runs.source.load` skips this.
+
+    `origins` are the table's columns by our names.
 
     Raises:
         InputError: the rows, with the values of the first, and what to say.
@@ -114,10 +142,12 @@ def ask_units(frame: pd.DataFrame, names: Names, source: str) -> None:
     numbers = {name: frame[name].to_numpy(float) for name in known if name in frame}
     if "lr" in numbers:
         high = numbers["lr"] > MOST_RATE
-        ask(high, ("lr",), f"is above {MOST_RATE:g}: is the peak learning rate in other units, as in thousandths?")
+        thousandths = _times("lr", "1e-3", origins)
+        ask(high, ("lr",), f"is above {MOST_RATE:g}: is the rate in thousandths or other units{thousandths}?")
     if "loss" in numbers:
         wrong, told = _perplexities(frame)
-        ask(wrong, ("loss",), f"{told}: is it a perplexity? --columns 'loss=log(NAME)'")
+        remedy = said("loss", f"log({origins.get('loss', 'loss')})")
+        ask(wrong, ("loss",), f"{told}: is it a perplexity? {remedy}")
     if {"params", "tokens"} <= set(numbers):
         ratio = numbers["tokens"] / numbers["params"]
         if (ratio < 1).mean() > 0.5:

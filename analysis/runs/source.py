@@ -55,7 +55,7 @@ def load(
         source: a folder of `lrlab sweep`, a file of `lrlab export`, anyone's CSV, JSON lines or Parquet file, or a
             data frame.
         columns: {canonical name: the table's column} where it is not to be guessed (`analysis.runs.column`); also a
-            product, as in {"tokens": "steps*batch*2048"}, or the logarithm of a column, log(NAME).
+            product, as in {"tokens": "steps*batch*2048"}, the logarithm of a column, log(NAME), or a power, 2**NAME.
         batch_unit: `tokens` or `sequences:2048`, of a table's batch column.
         require: the canonical columns without which the caller can do nothing.
         where: {column: value} that a row must have to be taken.
@@ -124,7 +124,11 @@ def _from_results(found: results.Results, told: str, name: str, where: Mapping[s
     frame = ordered(chosen(frame, where, told))
     differing = condition.variant_axes(frame, axes)
     if differing:
-        frame["variant"] = condition.variants(frame, differing, {axis: results.axis_label(axis) for axis in differing})
+        # A label that several columns share (`kind` of the model, the optimizer and the schedule) chooses none of them.
+        labels = [results.axis_label(str(name)) for name in frame]
+        short = {axis: results.axis_label(axis) for axis in differing}
+        names = {axis: label if labels.count(label) == 1 else axis for axis, label in short.items()}
+        frame["variant"] = condition.variants(frame, differing, names)
         told = ", ".join(sorted(frame["variant"].unique())[:4])
         notes.append(f"runs of one size differ in {', '.join(differing)}: each variant has its own law ({told})")
     return Runs(frame, tuple(notes), condition.of_sweep(frame), fingerprint(frame), name)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -91,9 +92,18 @@ def _lines(path: Path) -> list[str]:
         data = path.read_bytes()
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         found = data.decode(encoding)
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file in UTF-8: give a CSV or a .parquet file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file in UTF-8{_encoding(path, data, error)}") from None
     return found.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _encoding(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
+    """What a file in another encoding has that UTF-8 has not, and how to convert it."""
+    if b"\x00" in data:
+        return ": give a CSV or a .parquet file"
+    place, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+    quoted, other = (shlex.quote(str(one)) for one in (path, path.with_name(f"utf8_{path.name}")))
+    return f" (line {place}, byte 0x{byte:02x}): convert it, as in iconv -f windows-1252 -t utf-8 {quoted} > {other}"
 
 
 def _read_csv(path: Path, lines: list[str], text: bool) -> pd.DataFrame:
