@@ -36,7 +36,7 @@ OLD_LOSS = 9.0
 
 
 def sweep_of(base: RunConfig, dtype: str = "bfloat16", **settings: Any) -> Sweep:
-    config = apply(base, {"dtype": dtype, "schedule.steps": 2, "schedule.warmup_steps": 0, "schedule.decay_steps": 1})
+    config = apply(base, {"dtype": dtype, "schedule.steps": 3, "schedule.warmup_steps": 0, "schedule.decay_steps": 1})
     points = product(axis("optimizer.lr", *RATES), axis("seed", 0))
     return Sweep("test", "?", "none", "none", config, points, **settings)
 

@@ -88,9 +88,9 @@ def nothing(value: Any) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        data = path.read_bytes()
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         found = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file in UTF-8{_encoding(path, data, error)}") from None
