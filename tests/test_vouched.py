@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,19 @@ def test_a_record_that_is_a_link_to_nothing_makes_room_for_a_new_one(base: RunCo
     assert len(launch._set_aside(root)) == 1
     assert store.write_record(root, new)
     assert load(root).notes == []
+
+
+def test_printed_lines_that_find_no_room_are_one_line(root: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    found = {}
+    for where in ("/dev/full", os.devnull):  # the second is the control
+        with open(where, "w") as out:
+            command = [sys.executable, "-m", "sweeps.cli", "status", str(root)]
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        found[where] = done.returncode, done.stderr
+    status, said = found["/dev/full"]
+    assert status == 2
+    assert said.count("\n") == 1
+    assert "no space left on the disk of what was written" in said
+    assert found[os.devnull] == (0, "")
