@@ -31,8 +31,8 @@ def test_a_configuration_of_another_run_is_not_that_of_this_one(root: Path) -> N
     found = load(root)
     assert found.frame.set_index("run_id").equals(whole)
     assert len(found.notes) == 2
-    for run, note in zip((first, second), found.notes, strict=True):
-        assert f"{run.name}/config.json does not describe this run" in note
+    for run in (first, second):
+        assert any(f"{run.name}/config.json does not describe this run" in note for note in found.notes)
 
 
 def test_a_configuration_of_another_version_is_taken_as_it_is(root: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_point_that_was_edited_has_the_value_of_its_run(root: Path) -> None:
 
 def test_a_sweep_of_a_later_schema_is_refused(root: Path) -> None:
     changed(root / "sweep.json", schema=2)
-    with pytest.raises(InputError, match=r"is of schema 2, and this version knows 1: use the version"):
+    with pytest.raises(InputError, match=r"is of schema 2, and this version knows 1: use the one that wrote it"):
         store.read_sweep(root)
 
 
