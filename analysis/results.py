@@ -122,11 +122,12 @@ def load(root: Path) -> Results:
             configs[run_id] = plain(store.read_config(root, run_id))
         except InputError as error:
             told = records.get(run_id, {}).get("config")
-            if isinstance(told, dict):
+            if isinstance(told, dict) and store.may_describe(told, run_id):
                 configs[run_id] = plain(told)
             damaged.append(f"{error}" if run_id in configs else f"{error}; until then its run is left out")
     require(bool(configs), f"{root} holds no run that can be read: {damaged[0] if damaged else 'its sweep has none'}")
     sweep["runs"] = {run_id: sweep["runs"][run_id] for run_id in configs}
+    damaged += [line for run_id, point in sweep["runs"].items() for line in _set_right(root, run_id, point, configs)]
     if any(map(superseded, configs.values())):
         sweep = sweep | {
             "axes": [*sweep["axes"], "numerics"],
@@ -135,6 +136,20 @@ def load(root: Path) -> Results:
     rows = [_row(run_id, point, configs[run_id], records.get(run_id)) for run_id, point in sweep["runs"].items()]
     frame = _with_durations(pd.DataFrame(rows), sweep["axes"])
     return Results(sweep, frame, records, configs, tuple(map(shown, damaged)))
+
+
+def _set_right(root: Path, run_id: str, point: dict[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Give a point the values of its run's configuration, which the run's id vouches for; a line per other value."""
+    known, lines = flattened(configs[run_id]), []
+    for name, value in flattened(point).items():
+        right = known.get(name)
+        if right is not None and value is not None and right != value:
+            point[name] = right
+            lines.append(
+                f"{root / 'sweep.json'} has {name}={value} for the run {run_id}, which was made with {right}: that is "
+                "what counts; delete the file and run lrlab sweep with the same --out to write it again"
+            )
+    return lines
 
 
 def exported(table: pd.DataFrame) -> bool:

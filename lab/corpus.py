@@ -18,7 +18,7 @@ from lab.check import nearest, require
 from lab.config import DataConfig
 from lab.document import stdlib_documents
 from lab.overlap import Overlap, overlap
-from lab.split import Split, first_version, split
+from lab.split import Document, first_version, split
 from lab.stream import Stream
 from lab.tokenizer import Tokenizer
 
@@ -87,9 +87,10 @@ def _load(spec: str, tokenizer: str, fraction: float, version: str = NOW) -> Cor
         vocab = None
     else:
         words = tokenizers.load(tokenizer)
-        parts = _split(spec, path, fraction, version)
+        documents = _documents(spec, path, version)
+        parts = split(documents, fraction) if version == NOW else first_version(documents, fraction)
         train, validation = (_encode(words, part) for part in parts)
-        vocab, notes = words.vocab, ()
+        vocab, notes = words.vocab, document.no_text(documents) if kind == "text" else ()
     require(
         train.size > 0 and validation.size > 0,
         f"data.corpus={spec} leaves nothing to train on or to validate with: give a longer text, or another "
@@ -100,14 +101,11 @@ def _load(spec: str, tokenizer: str, fraction: float, version: str = NOW) -> Cor
     return Corpus(spec, train, validation, vocab, *_fingerprint(train, validation, vocab), notes)
 
 
-def _split(spec: str, path: str, fraction: float, version: str) -> Split:
+def _documents(spec: str, path: str, version: str) -> list[Document]:
     if spec == "python-stdlib":
-        documents = stdlib_documents()
-    elif version == NOW:
-        documents = document.text_documents(spec, path)
-    else:
-        documents = document.first_text_documents(spec, path)
-    return split(documents, fraction) if version == NOW else first_version(documents, fraction)
+        return stdlib_documents()
+    read = document.text_documents if version == NOW else document.first_text_documents
+    return read(spec, path)
 
 
 def _token_files(spec: str, path: str, fraction: float, version: str) -> tuple[Stream, Stream, tuple[str, ...]]:

@@ -190,9 +190,10 @@ def _no_room(number: int, path: Path) -> DiskFull:
 
 
 def told(error: OSError) -> str | None:
-    """One line for an error of a file that a person named; None where it names no file."""
+    """One line for an error of a file that a person named, or of a disk without room; None for others."""
     if error.filename is None:
-        return None
+        what = "what was written (the printed lines, or --out)"
+        return str(_no_room(error.errno, Path(what))) if error.errno in _FULL else None
     found = full(error, Path(os.fsdecode(error.filename)))
     if found is not None:
         return str(found)

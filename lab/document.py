@@ -3,7 +3,7 @@
 import glob
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.check import InputError, require
@@ -37,6 +37,26 @@ def text_documents(spec: str, path: str) -> list[Document]:
     """
     files = matches(spec, path)
     return [(name, _read(file)) for name, file in zip(names(files), files, strict=True)]
+
+
+def no_text(documents: Sequence[Document]) -> tuple[str, ...]:
+    """A note on documents that are no text in UTF-8: pictures, archives, UTF-16, which are read all the same."""
+    odd = [name for name, text in documents if not _is_text(text)]
+    if not odd:
+        return ()
+    shown = ", ".join(odd[:3]) if len(odd) <= 3 else f"{', '.join(odd[:3])} and {len(odd) - 3} more"
+    return (
+        f"{len(odd)} of {len(documents)} files are no text in UTF-8 and are trained on all the same: {shown}; "
+        "convert them, or leave them out, as text:FOLDER/*.txt does with what is not called .txt",
+    )
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in text
 
 
 def first_text_documents(spec: str, path: str) -> list[Document]:

@@ -26,12 +26,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab import disk, group
+from lab import disk, group, identity
 from lab.check import InputError, require
 from lab.config import RunConfig
 from lab.identity import paths
 from lab.override import ALIASES
-from lab.record import problem
+from lab.record import SCHEMA, problem
 from lab.text import parsed, plain, shown
 
 # Names of runs and units, which are folders of the store and nothing beyond it.
@@ -104,9 +104,9 @@ def scan(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """(records, what is wrong with the damaged ones) by run_id; what is no run's folder is none of ours."""
     found: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}
-    for path in sorted((root / "runs").glob("*/record.json")):
-        run_id = path.parent.name
-        if not NAME.fullmatch(run_id):
+    for folder in sorted((root / "runs").glob("*/")):
+        run_id, path = folder.name, folder / "record.json"
+        if not NAME.fullmatch(run_id) or not os.path.lexists(path):  # a link that leads nowhere has the name too
             continue
         try:
             disk.require_inside(root, path)
@@ -137,7 +137,7 @@ def read_config(root: Path, run_id: str) -> dict[str, Any]:
     path = run_folder(root, run_id) / "config.json"
     disk.require_inside(root, path)
     found = read_json(path, _AGAIN)
-    require(_described(path) is not None, f"{path} does not describe a run: {_AGAIN}")
+    require(_described(path) is not None, f"{path} does not describe this run: {_AGAIN}")
     return found
 
 
@@ -150,7 +150,19 @@ def _described(path: Path) -> dict[str, Any] | None:
     parts = ("model", "parametrization", "optimizer", "schedule", "data", "evaluation")
     whole = all(isinstance(found.get(part), dict) for part in parts)
     flat = found | {f"{part}.{name}": value for part in parts if whole for name, value in found[part].items()}
-    return found if whole and all(_can_be(name, value) for name, value in flat.items()) else None
+    can_be = whole and all(_can_be(name, value) for name, value in flat.items())
+    return found if can_be and may_describe(found, path.parent.name) else None
+
+
+def may_describe(config: dict[str, Any], run_id: str) -> bool:
+    """Whether a stored configuration can be that of a run: its identity is the run's, or is not known here.
+
+    It is not where a version of this program wrote the configuration that has other fields, or refuses none of it.
+    """
+    try:
+        return identity.run_id(identity.from_dict(RunConfig, config)) == run_id
+    except (InputError, TypeError):
+        return True
 
 
 def _can_be(name: str, value: Any) -> bool:
@@ -178,6 +190,8 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         InputError: it is not one; the remedy is named.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for without an end
+            raise ValueError("it is no plain file")
         value = parsed(path.read_bytes())
     except (ValueError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) else error
@@ -197,6 +211,10 @@ def read_sweep(root: Path) -> dict[str, Any]:
     for name in ("sweep.json", "runs", "units"):
         disk.require_inside(root, root / name)
     found = read_json(path, _SWEEP_AGAIN)
+    schema = found.get("schema", SCHEMA)
+    require(
+        schema == SCHEMA, f"{path} is of schema {schema!r}, and this version knows {SCHEMA}: use the one that wrote it"
+    )
     for name, kind in _SWEEP.items():
         require(isinstance(found.get(name), kind), f"{path} has no {name} as a sweep has it: {_SWEEP_AGAIN}")
     for run_id, point in found["runs"].items():

@@ -29,6 +29,14 @@ OTHERS = {
     b"ARROW1": "an arrow table",
     b"\x89HDF": "an HDF5 file",
     b"GGUF": "a model in GGUF",
+    b"\x04\x22\x4d\x18": "compressed by lz4",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x89PNG\r\n": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"%PDF-": "a PDF",
+    b"\x7fELF": "a program",
     b"\x80\x02": "a pickle",
     b"\x80\x03": "a pickle",
     b"\x80\x04": "a pickle",
@@ -120,6 +128,8 @@ def tokens(file: Path) -> np.ndarray:
     start = _start(file, _LOOKED_AT)
     for magic, what in OTHERS.items():
         require(not start.startswith(magic), f"{file} is not a token file: it is {what}")
+    require(start[257:262] != b"ustar", f"{file} is not a token file: it is a tar archive")
+    require(not _safetensors(start, size), f"{file} is not a token file: it is a model in safetensors")
     if start.startswith(_NUMPY):
         return _numpy(file)
     with_header = _headed(file, start, size)
@@ -140,6 +150,11 @@ def _start(file: Path, count: int) -> bytes:
             return opened.read(count)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
+
+
+def _safetensors(start: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a JSON object, and with that object."""
+    return len(start) > 9 and start[8:10] == b'{"' and int.from_bytes(start[:8], "little") + 8 <= size
 
 
 def _unsigned(file: Path, found: np.ndarray) -> np.ndarray:
@@ -199,6 +214,11 @@ def _check_no_text(file: Path, start: bytes) -> None:
     control = (bytes_ < 9) | ((bytes_ > 13) & (bytes_ < 32) & (bytes_ != 27))
     if bytes_.size >= 2 * _ENOUGH and not control.any() and _utf8(start):
         raise InputError(f"{file} is text: use data.corpus=text:{file}")
+    if (
+        start[:2] in (b"\xff\xfe", b"\xfe\xff")
+        and np.isin(bytes_[2:], (0, *range(9, 14), *range(32, 127))).mean() > 0.9
+    ):
+        raise InputError(f"{file} is text in UTF-16: convert it to UTF-8 and use data.corpus=text:{file}")
 
 
 def _check_uint16(file: Path, start: bytes) -> None:
@@ -223,6 +243,13 @@ def _check_uint16(file: Path, start: bytes) -> None:
     most_low, most_high = int((words & 0xFF).max()), int((words >> 8).max())
     if words.size >= 4096 and most_high == 0xFF and most_low < 0xFB:
         raise InputError(f"{file} holds big-endian numbers: {remedy}")
+    if words.size >= 4096:
+        require(most_low > 0 or most_high > 0, f"{file} holds nothing but zeros: it is damaged, write it again")
+        low, high = (np.bincount(part, minlength=256) / words.size for part in (words & 0xFF, words >> 8))
+        one_kind = (
+            np.abs(low - high).sum() < 0.25 and low.max() > 0.02
+        )  # bytes that are all equally frequent may be words
+        require(not one_kind, f"{file} holds 8-bit numbers: {remedy}")
 
 
 def _utf8(start: bytes) -> bool:

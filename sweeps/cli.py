@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         _told(line)
+        if error.filename is None:  # printed lines that found no room would be tried again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

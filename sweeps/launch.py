@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lab import checkpoint, group, store
-from lab.check import require
+from lab.check import InputError, require
 from lab.config import SharpnessConfig
 from lab.config.run import superseded
 from sweeps import begun, measurement, saved
@@ -141,10 +141,18 @@ def _opening(sweep: Sweep, runs: Sequence[Run], groups: Sequence[Group], finishe
     seen = planning.passes(runs)
     note = "".join(f"\n{line}" for line in texts(runs))
     note += f"\nnote: {repeats(seen)}" if seen > 1 else ""
-    old = sum(superseded(store.read_config(root, run_id)) for run_id in store.read_sweep(root)["runs"])
+    old = sum(_of_old(root, run_id) for run_id in store.read_sweep(root)["runs"])
     if old:
         note += f"\nnote: {counted(old, 'run')} of 0.1.0 in bfloat16 stay as they are, and are trained anew"
     return f"{sweep.name}: {sweep.question}\n{what}{kept}{shared}; records go to {root}{note}"
+
+
+def _of_old(root: Path, run_id: str) -> bool:
+    """Whether a run was made by numerics of before, where its file says: one of another grid may be damaged."""
+    try:
+        return superseded(store.read_config(root, run_id))
+    except InputError:
+        return False
 
 
 def _clear_forks(root: Path, unit_ids: Collection[str]) -> None:

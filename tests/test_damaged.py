@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a key twice": (doubled, "the key 'tokens' stands twice"),
     "bytes": (lambda path: path.write_bytes(b"\x80\x02\xff" * 50), "is not readable JSON"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "is not readable JSON"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "it is no plain file"),
+    "a link to itself": (lambda path: (path.unlink(), path.symlink_to(path.name)), "is not readable JSON"),
+    "a link to nothing": (lambda path: (path.unlink(), path.symlink_to("dropped")), "is not readable JSON"),
 }
 
 

@@ -207,6 +207,18 @@ def test_hidden_files_and_folders_are_left_out_at_any_depth(tmp_path: Path) -> N
         load(f"text:{only}")
 
 
+def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
+    written(tmp_path, PLAIN)
+    whole = corpus.described(DataConfig(corpus=f"text:{tmp_path}"))
+    assert not [line for line in whole if "no text" in line]  # the control
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9)
+    (tmp_path / "y.txt").write_bytes(made(97, 30).encode("utf-16"))
+    (tmp_path / "z.txt").write_bytes(made(98, 30).encode("utf-16-le"))  # all of it is UTF-8, with zeros
+    (line,) = (line for line in corpus.described(DataConfig(corpus=f"text:{tmp_path}/*")) if "no text" in line)
+    assert f"3 of {len(PLAIN) + 3} files" in line
+    assert "x.png, y.txt, z.txt" in line
+
+
 def test_names_need_not_be_utf8(tmp_path: Path) -> None:
     written(tmp_path, PLAIN)
     odd = Path(f"{tmp_path}/caf\udce9.txt")

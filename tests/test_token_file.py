@@ -74,12 +74,33 @@ def test_what_it_holds_is_read(tmp_path: Path, data: bytes, wanted: np.ndarray |
         (b"\x1f\x8b\x08\0" + bytes(100), "compressed by gzip"),
         (b"\x80\x04\x95\0" + bytes(100), "a pickle"),
         (b"MMIDIDX\0\0" + bytes(101), "the index of a Megatron file"),
+        (b"a.txt".ljust(257, b"\0") + b"ustar\0" + bytes(800), "a tar archive"),
+        ((60).to_bytes(8, "little") + b'{"a":{"dtype":"F32"}}'.ljust(60) + bytes(80), "a model in safetensors"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture"),
+        (b"\x7fELF" + bytes(100), "a program"),
+        (("words of a text\n" * 99).encode("utf-16"), "text in UTF-16: convert it to UTF-8"),
+        (bytes(9000), "nothing but zeros"),
+        ((np.minimum(RNG.zipf(1.3, 20000), 255)).astype("u1").tobytes(), "8-bit numbers"),
     ],
 )
 def test_what_it_is_instead_is_said(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "a.bin").write_bytes(data)
     with pytest.raises(InputError, match=said):
         load(f"bin:{tmp_path / 'a.bin'}")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        np.random.default_rng(0).integers(0, 1 << 16, 9000),  # all tokens are as frequent: so are all bytes
+        np.random.default_rng(0).integers(0, 65, 9000),  # letters, as nanoGPT numbers them
+        np.r_[0xFEFF, np.random.default_rng(0).integers(0, 50257, 9000)],  # begins as a text in UTF-16 does
+    ],
+)
+def test_tokens_that_look_a_little_like_something_else_are_tokens(tmp_path: Path, tokens: np.ndarray) -> None:
+    (tmp_path / "a.bin").write_bytes(tokens.astype("<u2").tobytes())
+    found = load(f"bin:{tmp_path / 'a.bin'}")
+    np.testing.assert_array_equal(np.concatenate([found.train.array(), found.validation.array()]), tokens)
 
 
 @pytest.mark.parametrize("kind", ["<u2", "<i4", "<u4", "<i8", "u1"])
