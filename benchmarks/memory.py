@@ -121,6 +121,9 @@ that have it, 11 were within 15 %. The five that were not have taught it what la
 of states; that SwiGLU under `dots` keeps one more activation; that bfloat16 has copies beside float32 logits and
 scores; and that it has none where `tensor` divides heads and vocabulary. For a shape unlike these it may be wrong by a
 sixth or more, so `lrlab plan --on` asks the compiler where it can.
+
+Since gradients of bfloat16 runs are float32, the first five bfloat16 programs were compiled again; the figures of the
+others are from before.
 """
 LARGE_TEXT = """7B parameters as LLaMA (width 4096, depth 32, SwiGLU 11008, vocabulary 32000), sharded over all
 chips by fsdp, one sequence of 2048 tokens per chip, bfloat16 with float32 master weights, full remat, AdamW.
