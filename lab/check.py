@@ -73,7 +73,8 @@ def checked(value: Any, hint: Any, path: str) -> Any:
     (kind,) = (option for option in options if option is not type(None))
     if typing.get_origin(kind) is typing.Literal:
         words = typing.get_args(kind)
-        require(value in words, f"{path}={value} is not one of {', '.join(words)}{nearest(str(value), words)}")
+        if value not in words:  # the nearest one is sought for the message alone: seeking takes milliseconds
+            raise InputError(f"{path}={value} is not one of {', '.join(words)}{nearest(str(value), words)}")
         return value
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         require(math.isfinite(value), f"{path}={value} is not a finite number")

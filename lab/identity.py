@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from lab.check import nearest, require, type_hints
+from lab.check import InputError, nearest, require, type_hints
 from lab.config import RunConfig
 
 SCHEMA = 1
@@ -69,8 +69,9 @@ def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
     """
     hints = type_hints(cls)
     for name in values:
-        dotted = f"{path}{name}"
-        require(name in hints, f"unknown field {dotted}{nearest(dotted, [path + known for known in hints])}")
+        if name not in hints:  # not `require`, which would seek the nearest one for every name
+            dotted = f"{path}{name}"
+            raise InputError(f"unknown field {dotted}{nearest(dotted, [path + known for known in hints])}")
     built = {
         name: from_dict(hints[name], value, f"{path}{name}.") if dataclasses.is_dataclass(hints[name]) else value
         for name, value in values.items()

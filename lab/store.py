@@ -86,7 +86,9 @@ def write_config(root: Path, run_id: str, config: RunConfig) -> None:
     """Store a planned run's configuration, once; one that cannot be read is written again."""
     path = run_folder(root, run_id) / "config.json"
     disk.require_inside(root, path)
-    if _described(path) is None:
+    try:
+        read_config(root, run_id)
+    except InputError:
         write_atomic(path, pretty(dataclasses.asdict(config)))
 
 
@@ -137,21 +139,16 @@ def read_config(root: Path, run_id: str) -> dict[str, Any]:
     path = run_folder(root, run_id) / "config.json"
     disk.require_inside(root, path)
     found = read_json(path, _AGAIN)
-    require(_described(path) is not None, f"{path} does not describe this run: {_AGAIN}")
+    require(_describes(found, run_id), f"{path} does not describe this run: {_AGAIN}")
     return found
 
 
-def _described(path: Path) -> dict[str, Any] | None:
-    """A run's configuration, if its file has every part of one."""
-    try:
-        found = read_json(path, _AGAIN)
-    except InputError:
-        return None
+def _describes(found: dict[str, Any], run_id: str) -> bool:
+    """Whether a stored configuration has every part of one, and can be that of this run."""
     parts = ("model", "parametrization", "optimizer", "schedule", "data", "evaluation")
     whole = all(isinstance(found.get(part), dict) for part in parts)
     flat = found | {f"{part}.{name}": value for part in parts if whole for name, value in found[part].items()}
-    can_be = whole and all(_can_be(name, value) for name, value in flat.items())
-    return found if can_be and may_describe(found, path.parent.name) else None
+    return whole and all(_can_be(name, value) for name, value in flat.items()) and may_describe(found, run_id)
 
 
 def may_describe(config: dict[str, Any], run_id: str) -> bool:
