@@ -10,11 +10,9 @@ regret is above 1 % that are told as keeping, `keeping` of those below .5 %.
 """
 
 import argparse
-import csv
 import itertools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,8 +22,8 @@ from analysis.noise import Noise
 from analysis.optimum import Optimum
 from analysis.regret import KEEPS, regret_bounds
 from benchmarks.optimum import Fresh, fresh, planted
+from benchmarks.record import write
 
-DOCS = Path(__file__).parents[1] / "docs"
 SPACINGS, SEEDS, SHIFTS = (1.0, 0.5, 0.25), (1, 2, 4), (0.0, 0.6, -0.6, 1.2, -1.2)
 NONE = Optimum(None, None, None, None, "flat", None, None, None, None, 0, 0, 0, ())
 
@@ -65,11 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = {name: Fresh(truth) for name, truth in planted().items()} | fresh()
     ended = {name: one for name, one in cases.items() if math.isinf(one.end)}
-    with (DOCS / "regret_coverage.csv").open("w", newline="") as file:
-        found = [row(name, one, options.draws, options.seed) for name, one in ended.items()]
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write([row(name, one, options.draws, options.seed) for name, one in ended.items()], "regret_coverage.csv")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ worse by .4 % is called non-inferior at a margin of .4 %, refused margins counte
 """
 
 import argparse
-import csv
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from analysis.inferiority import LEVEL
+from benchmarks.record import write
 
-DOCS = Path(__file__).parents[1] / "docs"
 NOISE, LEVELS, MARGIN = 0.004, 0.1, 0.004
 SEEDS = (2, 3, 4, 8)
 STEPS = np.arange(7) - 2.7
@@ -110,11 +108,7 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=2000, help="simulated sweeps a row")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with (DOCS / "inferiority_coverage.csv").open("w", newline="") as file:
-        found = list(rows(options.sweeps, options.seed))
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write(list(rows(options.sweeps, options.seed)), "inferiority_coverage.csv")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ probability that of an edge below the predicted rate.
 """
 
 import argparse
-import csv
 import math
 import tempfile
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from scipy import special
 from analysis.calculator import fit
 from analysis.prediction import Prediction, predict
 from analysis.runs.source import load
+from benchmarks.record import write
 from lab.check import InputError
 
-DOCS = Path(__file__).parents[1] / "docs"
 CURVATURE, FACTOR = 0.03, math.log(2)
 LEAST, TOKENS = math.log(2e6), math.log(5e8)
 
@@ -130,10 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     found = [row(name, sizes, options.laws, options.seed) for sizes in (4, 5) for name in SETTINGS]
-    with (DOCS / "pipeline.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write(found, "pipeline.csv")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,21 @@ pytestmark = pytest.mark.host
 PAGE = DOCS / "optimum.md"
 
 
-def coverage(cells: pd.DataFrame) -> None:
-    """Per truth the mean and the lowest coverage, where that is, and the most cells without an interval."""
+def told(cells: pd.DataFrame, digits: int, *, bar: bool = False) -> list[list[str]]:
+    """Per truth: mean and lowest coverage, where that is, rows below the `bar`, most cells without an interval."""
     rows = []
     for name, part in cells.groupby("truth", sort=False):
         least = part.sort_values("coverage", kind="stable").iloc[0]
         at = f"{least['spacing']:g} octave, {least['seeds']} seeds"
         mean, low, without = part["coverage"].mean(), least["coverage"], part["without"].max()
-        rows.append([str(name), f"{100 * mean:.1f} %", f"{100 * low:.1f} %", at, f"{100 * without:.1f} %"])
-    assert table(PAGE, "truth | mean coverage") == rows
+        below = [str((part["coverage"] < 0.9).sum())] if bar else []
+        lowest, most = (f"{100 * share:.{digits}f} %" for share in (low, without))
+        rows.append([str(name), f"{100 * mean:.1f} %", lowest, at, *below, most])
+    return rows
+
+
+def coverage(cells: pd.DataFrame) -> None:
+    assert table(PAGE, "truth | mean coverage") == told(cells, 1)
     ratio = cells["ratio"].dropna()
     says(PAGE, f"{ratio.min():.1f} to {ratio.max():.1f} times as wide")
 
@@ -50,15 +56,7 @@ def test_the_verdicts_of_sweeps() -> None:
 
 
 def fresh(cells: pd.DataFrame) -> None:
-    """As `coverage`, of truths that another wrote, with the number of rows below the bar."""
-    rows = []
-    for name, part in cells.groupby("truth", sort=False):
-        least = part.sort_values("coverage", kind="stable").iloc[0]
-        at = f"{least['spacing']:g} octave, {least['seeds']} seeds"
-        mean, low, without = part["coverage"].mean(), least["coverage"], part["without"].max()
-        bar = str((part["coverage"] < 0.9).sum())
-        rows.append([str(name), f"{100 * mean:.1f} %", f"{100 * low:.0f} %", at, bar, f"{100 * without:.0f} %"])
-    assert table(PAGE, "fresh truth | mean coverage") == rows
+    assert table(PAGE, "fresh truth | mean coverage") == told(cells, 0, bar=True)
 
 
 def test_the_coverage_of_fresh_truths() -> None:
