@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_tables import table
 
@@ -114,3 +115,14 @@ def test_the_greek_rate_is_a_rate() -> None:
     assert load(table().rename(columns={"lr": "\u03b7"})).frame["lr"].equals(table()["lr"])
     with pytest.raises(InputError, match="no column for lr"):  # the control
         load(table().rename(columns={"lr": "\u03b2"}))
+
+
+@pytest.mark.parametrize("column", ["model", "Alice's model", "model name"])
+def test_the_choice_among_repeats_works_when_pasted(column: str) -> None:
+    """Whatever the column is called: a name with an apostrophe used to end the shell's quotes."""
+    both = pd.concat([table().assign(**{column: name}) for name in ("a", "b")], ignore_index=True)
+    with pytest.raises(InputError, match="which no law averages over") as told:
+        load(both)
+    words = shlex.split(str(told.value).partition("choose with ")[2].partition(", or say")[0])
+    assert words == ["--where", f"{column}=a"]
+    assert shlex.split(str(told.value).partition("or say ")[2].partition(" if it")[0]) == ["--repeats", column]

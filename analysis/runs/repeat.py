@@ -7,6 +7,7 @@ row is no setting.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -73,7 +74,7 @@ def ask(frame: pd.DataFrame, known: Sequence[str], where: str) -> None:
     values = list(dict.fromkeys(map(str, frame[columns[0]])))
     told = f"{', '.join(values[:4])}{' and more' if len(values) > 4 else ''}"
     many = f" ({', '.join(columns[1:4])} too)" if len(columns) > 1 else ""
-    condition, number = (_quoted(text) for text in (f"{columns[0]}={values[0]}", columns[0]))
+    condition, number = (shlex.quote(text) for text in (f"{columns[0]}={values[0]}", columns[0]))
     settings = "setting repeats and differs" if count == 1 else "settings repeat and differ"
     require(
         False,
@@ -105,7 +106,3 @@ _IDENTITIES = frozenset(
 def _recurs(values: pd.Series, least: int) -> bool:
     """Whether values come back: on average each stands in so many rows."""
     return values.nunique(dropna=False) * least <= len(values)
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if re.search(r"[^A-Za-z0-9_./=+-]", text) else text
