@@ -121,6 +121,16 @@ def held(path: Path) -> Iterator[str | None]:
         os.close(handle)
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process holds a lock file (`held`); False where there is none, or the file system cannot tell."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _IN_USE
+    return False
+
+
 def require_folder(path: Path, option: str) -> None:
     """Require that a path is a folder, or can be made one.
 

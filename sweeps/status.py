@@ -1,13 +1,11 @@
 """How far a sweep is: which of its runs are done, diverged, being trained now, or still to be trained."""
 
 import dataclasses
-import errno
-import fcntl
 from pathlib import Path
 from typing import Any
 
 from analysis.results import Results, describe, load
-from lab import store
+from lab import disk, store
 
 TRAINING = "training"
 
@@ -50,7 +48,7 @@ def _counted(counts: dict[str, int]) -> str:
 def _in_hand(root: Path) -> set[str]:
     """The runs of the unit that was claimed last, where a launcher holds the store; a worker has one unit at a time."""
     claims = list((root / "units").glob("*/claims/*.json"))
-    if not claims or not _held(root):
+    if not claims or not disk.in_use(root / ".lock"):
         return set()
     folder = max(claims, key=lambda path: path.stat().st_mtime_ns).parents[1]
     unit = folder / "unit.json"
@@ -58,13 +56,3 @@ def _in_hand(root: Path) -> set[str]:
         return set()
     lanes = store.read_json(unit, "run its sweep again with the same --out")["lanes"]
     return {run_id for lane in lanes for run_id in lane["runs"]}
-
-
-def _held(root: Path) -> bool:
-    """Whether a launcher holds the store now; not where the file system cannot tell."""
-    try:
-        with open(root / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    return False
